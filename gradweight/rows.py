@@ -1,0 +1,196 @@
+"""Rows: one loss's gradient as a list of tensors, one per parameter, `None` where the loss does not reach it.
+
+What the step does with the rows of all losses: add up micro-batches, form the Gram matrix, combine with weights.
+All of it reads the tensors where autograd left them; nothing here flattens or stacks k-sized data.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Row", "accumulate", "combine", "gram"]
+
+Row: TypeAlias = list[Tensor | None]
+
+CHUNK = 2**18
+"""Elements of a row that are multiplied at a time: 1 MiB of float32, so that the chunks of a few rows stay in
+the cache between the products that need them, and memory is read once instead of m times."""
+
+_LOW_PRECISION = (torch.float16, torch.bfloat16)
+
+
+def gram(rows: Sequence[Row]) -> Tensor:
+    """Inner products of the rows, ``G[i, j] = sum_p Re <g_ip, conj g_jp>``, symmetric: (m, m).
+
+    The dtype is float64 if any gradient is double precision, else float32: it says how accurate the entries are.
+    Products of half-precision gradients are formed in float32, chunk sums are added up in float64. A complex
+    gradient counts as its real and imaginary parts. Gradients on several devices are reduced where they are, and
+    the sums meet on the device of the first one. Nothing is read back by the host.
+    """
+    m = len(rows)
+    pairs = [(i, j) for i in range(m) for j in range(i, m)]
+    products: dict[torch.device, list[Tensor]] = {}
+    double = False
+    for tensors in zip(*rows, strict=True):
+        present = [t for t in tensors if t is not None]
+        if not present:
+            continue
+        double = double or any(t.dtype in (torch.float64, torch.complex128) for t in present)
+        on_device = products.setdefault(present[0].device, [])
+        absent = None if len(present) == m else present[0].new_zeros((), dtype=torch.float32)
+        for chunk in _chunks(tensors):
+            for i, j in pairs:
+                x, y = chunk[i], chunk[j]
+                on_device.append(_absent(absent) if x is None or y is None else torch.dot(x, y).reshape(()))
+    sums = [_sum_pairs(values, len(pairs)) for values in products.values()]
+    total = sums[0]
+    for other in sums[1:]:
+        total = total + other.to(total.device, non_blocking=True)
+    entries = total.to(torch.float64 if double else torch.float32).unbind()
+    position = {pair: entry for pair, entry in zip(pairs, entries, strict=True)}
+    return torch.stack([position[min(i, j), max(i, j)] for i in range(m) for j in range(m)]).view(m, m)
+
+
+def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) -> None:
+    """Write ``sum_i weights[i] * rows[i]`` into ``out``, parameter by parameter: (m,) weights, nothing returned.
+
+    ``out[p]`` may be one of the tensors of ``rows`` (that of the first loss that reaches p), for combining in
+    place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
+    """
+    on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+    for target, *tensors in zip(out, *rows, strict=True):
+        if target is None:
+            continue
+        if target.device not in on_device:
+            on_device[target.device] = weights.to(target.device, non_blocking=True).unbind()
+        terms = [(w, t) for w, t in zip(on_device[target.device], tensors, strict=True) if t is not None]
+        if target.dtype in _LOW_PRECISION:
+            for chunk in _chunks((target, *(t for _, t in terms)), widen=False):
+                parts = [w * _some(t).to(torch.float32) for (w, _), t in zip(terms, chunk[1:], strict=True)]
+                _some(chunk[0]).copy_(torch.stack(parts).sum(0))
+            continue
+        (first_weight, first), *others = terms
+        torch.mul(first, first_weight, out=target)
+        for weight, tensor in others:
+            target.addcmul_(tensor, weight.to(tensor.dtype))
+
+
+def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """The sums ``old[i][p] + new[i][p]``, formed in the tensors of ``new`` where nobody else can see them.
+
+    ``old`` is never written to, so that whoever fails after this has lost nothing. Autograd may return one tensor
+    for two parameters, or an expanded one: those are added out of place.
+    """
+    private = _owners(new)
+    result: list[Row] = []
+    for old_row, new_row in zip(old, new, strict=True):
+        row: Row = []
+        for a, b in zip(old_row, new_row, strict=True):
+            if a is None or b is None:
+                row.append(b if a is None else a)
+            else:
+                row.append(b.add_(a) if private[_storage(b)] == 1 and _is_dense(b) else a + b)
+        result.append(row)
+    return result
+
+
+def in_place_targets(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor | None]:
+    """For each parameter a tensor to combine into: the first row's own where that is safe, else a new one.
+
+    Safe is a tensor that shares its memory with no other gradient and has the strides of the parameter, which
+    fused optimizers rely on without checking.
+    """
+    private = _owners(rows)
+    targets: list[Tensor | None] = []
+    for parameter, *tensors in zip(like, *rows, strict=True):
+        first = next((t for t in tensors if t is not None), None)
+        if first is None:
+            targets.append(None)
+        elif private[_storage(first)] == 1 and _fits(first, parameter):
+            targets.append(first)
+        else:
+            targets.append(torch.empty_like(parameter))
+    return targets
+
+
+def kept_targets(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor, Tensor]) -> list[Tensor | None]:
+    """For each parameter that a loss reaches, its tensor in ``kept``, made once and then used again."""
+    targets: list[Tensor | None] = []
+    for parameter, *tensors in zip(like, *rows, strict=True):
+        if all(t is None for t in tensors):
+            targets.append(None)
+            continue
+        if parameter not in kept or not _fits(kept[parameter], parameter):
+            kept[parameter] = torch.empty_like(parameter, requires_grad=False)
+        targets.append(kept[parameter])
+    return targets
+
+
+def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[list[Tensor | None]]:
+    """Aligned 1-D pieces of tensors of one shape, real-valued and in at least float32 if ``widen``."""
+    flats = _flatten(tensors)
+    n = next(t.numel() for t in flats if t is not None)
+    for start in range(0, max(n, 1), CHUNK):
+        pieces = flats if n <= CHUNK else [None if t is None else t[start : start + CHUNK] for t in flats]
+        yield [t.to(torch.float32) if widen and t is not None and t.dtype in _LOW_PRECISION else t for t in pieces]
+
+
+def _flatten(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+    """1-D views in one common order: that of the storage if all agree on it, which copies nothing."""
+    real = [torch.view_as_real(t.resolve_conj()) if t is not None and t.is_complex() else t for t in tensors]
+    strides = {t.stride() for t in real if t is not None}
+    one = next(t for t in real if t is not None)
+    if len(strides) == 1 and not one.is_contiguous() and _is_dense(one):
+        return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in real]
+    return [None if t is None else t.reshape(-1) for t in real]
+
+
+def _is_dense(tensor: Tensor) -> bool:
+    """Whether the elements fill a stretch of memory, each place once, in whatever order."""
+    if tensor.is_contiguous():
+        return True
+    expected = 1
+    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
+        if size == 1:
+            continue
+        if stride != expected:
+            return False
+        expected *= size
+    return True
+
+
+def _fits(tensor: Tensor, parameter: Tensor) -> bool:
+    return (
+        tensor.shape == parameter.shape
+        and tensor.dtype == parameter.dtype
+        and tensor.device == parameter.device
+        and _is_dense(tensor)
+        and (tensor.stride() == parameter.stride() or not _is_dense(parameter))
+    )
+
+
+def _owners(rows: Sequence[Row]) -> Counter[int]:
+    return Counter(_storage(t) for row in rows for t in row if t is not None)
+
+
+def _storage(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
+
+
+def _sum_pairs(values: list[Tensor], pairs: int) -> Tensor:
+    return torch.stack(values).view(-1, pairs).sum(0, dtype=torch.float64)
+
+
+def _absent(zero: Tensor | None) -> Tensor:
+    assert zero is not None  # made whenever a row has no gradient for the parameter
+    return zero
+
+
+def _some(tensor: Tensor | None) -> Tensor:
+    assert tensor is not None
+    return tensor

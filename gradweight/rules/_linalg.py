@@ -1,0 +1,117 @@
+"""Solvers for m x m matrices that the rules share: pure array code, fixed length, no host synchronisation.
+
+Every function works on one matrix or on a batch of them (leading dimensions), on torch, NumPy and JAX arrays,
+under ``torch.vmap`` and ``torch.compile``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..rule import Array, array_namespace
+
+
+def inverse_norms(gram: Array) -> Array:
+    """1 / |g_i| for each gradient, and 0 where a gradient is exactly zero: (m, m) -> (m,).
+
+    The zero leaves such a loss out of whatever it multiplies; 1 / 0 would bring inf and, times 0, NaN.
+    """
+    xp = array_namespace(gram)
+    squared = xp.linalg.diagonal(gram)
+    nonzero = squared > 0
+    return xp.where(nonzero, 1 / xp.sqrt(xp.where(nonzero, squared, 1)), 0)
+
+
+def correlations(gram: Array, inverse_norm: Array) -> Array:
+    """Cosines between the gradients, (m, m), zero in the rows and columns of zero gradients.
+
+    Solving on these instead of on the Gram matrix is what keeps a rule right when norms differ a thousandfold.
+    The diagonal is set to exactly 1: a squared norm that is a denormal number would not round to it.
+    """
+    xp = array_namespace(gram)
+    cosines = xp.clip(gram * inverse_norm[..., :, None] * inverse_norm[..., None, :], -1, 1)
+    return xp.where(_identity(gram) > 0, xp.astype(inverse_norm > 0, gram.dtype)[..., None, :], cosines)
+
+
+def solve_psd(matrix: Array, rhs: Array) -> Array:
+    """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
+
+    Conjugate directions with diagonal pivoting, which is a pivoted Cholesky factorisation written without the
+    factor; one step of iterative refinement. A pivot below n eps max(diag) counts as zero, so singular systems
+    are solved on the rows that were picked first and the other entries of x stay 0. The steps are n, always:
+    what `torch.linalg` offers for singular systems reads its status back to the host.
+
+    Args:
+        matrix: (..., n, n), symmetric positive semi-definite up to rounding.
+        rhs: (..., n).
+    """
+    xp = array_namespace(matrix)
+    n = matrix.shape[-1]
+    index = xp.arange(n, **_like(matrix, dtype=xp.int64))
+    floor = n * xp.finfo(matrix.dtype).eps * xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None]
+    schur = matrix
+    vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
+    directions, inverse_lengths = [], []
+    for _ in range(n):
+        diagonal = xp.linalg.diagonal(schur)
+        pivot = xp.astype(index == xp.argmax(diagonal, axis=-1)[..., None], matrix.dtype)
+        column = xp.sum(schur * pivot[..., None, :], axis=-1)
+        direction = xp.sum(vectors * pivot[..., :, None], axis=-2)
+        length = xp.sum(diagonal * pivot, axis=-1)[..., None]
+        inverse_length = xp.where(length > floor, 1 / xp.where(length > floor, length, 1), 0)
+        multiplier = column * inverse_length
+        schur = schur - multiplier[..., :, None] * column[..., None, :]
+        vectors = vectors - multiplier[..., :, None] * direction[..., None, :]
+        directions.append(direction)
+        inverse_lengths.append(inverse_length)
+    stacked = xp.stack(directions, axis=-2)
+    scale = xp.concat(inverse_lengths, axis=-1)
+
+    def apply(vector: Array) -> Array:
+        return _matvec(xp.matrix_transpose(stacked), scale * _matvec(stacked, vector))
+
+    x = apply(rhs)
+    return x + apply(rhs - _matvec(matrix, x))
+
+
+def solve_nonnegative(matrix: Array, linear: Array) -> Array:
+    """The minimiser of y' A y / 2 + c' y over y >= 0, exactly, by trying every face: (n, n), (n,) -> (n,).
+
+    Each of the 2**n sets of free coordinates gives one linear system; all are solved as one batch, and the
+    solution that violates the optimality conditions least is returned. No iteration, nothing to tune.
+
+    Args:
+        matrix: A, symmetric positive semi-definite with diagonal entries 1 or 0 (correlations).
+        linear: c, in the range of A.
+
+    Raises:
+        ValueError: n > 8, which would take more than 256 systems.
+    """
+    xp = array_namespace(matrix)
+    n = matrix.shape[-1]
+    if n > MOST_FACES_OF:
+        raise ValueError(f"solve_nonnegative tries all 2**n faces: it needs n <= {MOST_FACES_OF}, got n = {n}")
+    kwargs = _like(matrix, dtype=xp.int64)
+    faces = xp.astype(xp.arange(2**n, **kwargs)[:, None] // 2 ** xp.arange(n, **kwargs) % 2, matrix.dtype)
+    candidates = solve_psd(matrix * faces[:, :, None] * faces[:, None, :], -linear * faces) * faces
+    slack = _matvec(matrix, candidates) + linear
+    violation = xp.max(xp.concat([-candidates, -slack], axis=-1), axis=-1)
+    best = xp.astype(xp.arange(2**n, **kwargs) == xp.argmin(violation), matrix.dtype)
+    return xp.clip(xp.sum(candidates * best[:, None], axis=0), 0, None)
+
+
+MOST_FACES_OF = 8
+
+
+def _matvec(matrix: Array, vector: Array) -> Array:
+    return array_namespace(matrix).sum(matrix * vector[..., None, :], axis=-1)
+
+
+def _identity(matrix: Array) -> Array:
+    return array_namespace(matrix).eye(matrix.shape[-1], **_like(matrix))
+
+
+def _like(array: Array, **overrides: Any) -> dict[str, Any]:
+    # NumPy arrays and JAX tracers answer `.device` differently; torch alone needs to be told where to build.
+    where = {"device": array.device} if array_namespace(array).__name__.endswith("torch") else {}
+    return {"dtype": array.dtype} | where | overrides

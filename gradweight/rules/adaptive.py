@@ -1,0 +1,144 @@
+"""Adaptive Weighted Discriminator: Algorithms 1 and 2, which of the theorems' directions a GAN should take."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from ..rule import Array, array_namespace
+from ._linalg import correlations, inverse_norms
+
+
+@dataclass(frozen=True)
+class AdaptiveWeights:
+    """Weights for a discriminator's real and fake losses, chosen from its mean scores on both.
+
+    With ``s_r, s_f`` in [0, 1] the mean probabilities of "real" that the discriminator gives to real and to fake
+    samples, ``g_r, g_f`` the gradients of the two losses (to be minimised) and n_i = 1/|g_i|, Algorithm 1 is
+
+    ==================================================  ===================  =====================  ============
+    case                                                <g_r, g_f> < 0       w_r - epsilon          w_f - epsilon
+    ==================================================  ===================  =====================  ============
+    1, 2: ``s_r < s_f - delta`` or ``s_r < alpha1``     yes                  n_r                    -cos n_f
+    \\                                                   no                   n_r                    0
+    3, 4: ``s_r > s_f - delta`` and ``s_r > alpha2``    yes                  -cos n_r               n_f
+    \\                                                   no                   0                      n_f
+    5: otherwise                                        either               n_r                    n_f
+    ==================================================  ===================  =====================  ============
+
+    (the cases are tried in order). Algorithm 2, ``normalized=False``, multiplies each row by the norm of the
+    gradient that it favours: 1 in place of n_r in rows 1 and 2 and of n_f in rows 3 and 4, with
+    ``-<g_r, g_f>/|g_f|^2`` or ``-<g_r, g_f>/|g_r|^2`` for the other weight, and (1, 1) in row 5.
+
+    **Epsilon.** The paper adds ``epsilon`` to both weights as it is. Weights of Algorithm 1 are of the size of
+    1/|g|, so once gradient norms are around 1/epsilon = 20, epsilon is as large as they are, the sum of the two
+    plain gradients takes over, and with it the conflict that the method removes.
+    ``epsilon_mode="relative"`` adds ``epsilon/|g_i|`` instead (``epsilon`` in Algorithm 2, whose weights are of
+    the size of 1), the same share of each direction at any scale. "absolute" is the default, for reproduction.
+
+    **Zero gradients.** Hinge losses give exactly zero gradients, often early in training. A loss whose gradient
+    is zero gets weight 0, and case 5 applies to the other one: 1/|g| as printed in the paper would be NaN.
+
+    Exactly opposed gradients: in cases 1 and 3 the two terms cancel and only epsilon's part is left; in case 5
+    likewise. The result is finite always.
+
+    Args:
+        alpha1: mean real score below which the real loss is favoured, in [0, 1].
+        alpha2: mean real score above which the fake loss is favoured, in [0, 1].
+        delta: how far the real score may lie below the fake score, >= 0.
+        epsilon: added to both weights, >= 0.
+        normalized: True for Algorithm 1, False for Algorithm 2.
+        real: name of the loss on real samples.
+        fake: name of the loss on fake samples.
+        epsilon_mode: "absolute" as in the paper, or "relative" to 1/|g_i|.
+
+    Signals:
+        real_score, fake_score: mean discriminator probabilities, 0-dim, ``sigmoid(logits).mean()`` for example.
+
+    Any further loss, a gradient penalty say, gets weight 1 (our extension: the paper has two losses).
+    Without `names` the rows are taken to be real, fake, and then the others.
+
+    Raises:
+        ValueError: a hyperparameter out of its range, or a step without the real or the fake loss.
+
+    Example:
+        >>> import numpy as np
+        >>> gram = np.array([[4.0, -1.0], [-1.0, 25.0]])
+        >>> AdaptiveWeights()(gram, real_score=np.asarray(0.6), fake_score=np.asarray(0.4))  # case 5: 1/|g| + 0.05
+        array([0.55, 0.25])
+        >>> AdaptiveWeights(epsilon=0.0)(gram, real_score=np.asarray(0.4), fake_score=np.asarray(0.4))  # case 1
+        array([0.5 , 0.02])
+
+    Reference:
+        Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
+        CVPR 2021, arXiv:2012.03149, Algorithms 1 and 2, Theorems 2 and 3.
+    """
+
+    alpha1: float = 0.5
+    alpha2: float = 0.75
+    delta: float = 0.05
+    epsilon: float = 0.05
+    normalized: bool = True
+    real: str = "real"
+    fake: str = "fake"
+    epsilon_mode: Literal["absolute", "relative"] = "absolute"
+
+    def __post_init__(self) -> None:
+        for field in ("alpha1", "alpha2"):
+            if not 0 <= getattr(self, field) <= 1:
+                raise ValueError(f"AdaptiveWeights needs {field} in [0, 1], a probability; got {getattr(self, field)}")
+        for field in ("delta", "epsilon"):
+            if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
+                raise ValueError(f"AdaptiveWeights needs {field} >= 0 and finite; got {getattr(self, field)}")
+        if self.epsilon_mode not in ("absolute", "relative"):
+            raise ValueError(f"AdaptiveWeights needs epsilon_mode 'absolute' or 'relative'; got {self.epsilon_mode!r}")
+        if self.real == self.fake:
+            raise ValueError(f"AdaptiveWeights needs two losses; real and fake are both named {self.real!r}")
+
+    def __call__(
+        self,
+        gram: Array,
+        /,
+        *,
+        real_score: Array,
+        fake_score: Array,
+        names: tuple[str, ...] | None = None,
+        losses: Array | None = None,
+    ) -> Array:
+        xp = array_namespace(gram)
+        r, f = self._indices(gram.shape[-1], names)
+        inverse_norm = inverse_norms(gram)
+        n_r, n_f = inverse_norm[r], inverse_norm[f]
+        cosine = correlations(gram, inverse_norm)[r, f]
+        s_r, s_f = real_score, fake_score
+
+        both = (n_r > 0) & (n_f > 0)
+        favour_real = both & ((s_r < s_f - self.delta) | (s_r < self.alpha1))
+        favour_fake = both & ~favour_real & (s_r > s_f - self.delta) & (s_r > self.alpha2)
+        projection = xp.where(cosine < 0, -cosine, 0 * cosine)  # Theorem 2 if obtuse, the favoured gradient if not
+
+        # in units of the gradients' own lengths, then Algorithm 2 by undoing the favoured one's normalization
+        w_r = xp.where(favour_fake, projection, 1 + 0 * cosine) * n_r
+        w_f = xp.where(favour_real, projection, 1 + 0 * cosine) * n_f
+        if not self.normalized:
+            norm_r = 1 / xp.where(n_r > 0, n_r, 1)
+            norm_f = 1 / xp.where(n_f > 0, n_f, 1)
+            w_r = w_r * xp.where(favour_fake, norm_f, norm_r)
+            w_f = w_f * xp.where(favour_real, norm_r, norm_f)
+
+        relative_to_norm = self.epsilon_mode == "relative" and self.normalized
+        w_r = w_r + self.epsilon * (n_r if relative_to_norm else xp.astype(n_r > 0, gram.dtype))
+        w_f = w_f + self.epsilon * (n_f if relative_to_norm else xp.astype(n_f > 0, gram.dtype))
+        active = xp.astype(inverse_norm > 0, gram.dtype)
+        return xp.stack([w_r if i == r else w_f if i == f else active[i] for i in range(gram.shape[-1])])
+
+    def _indices(self, m: int, names: tuple[str, ...] | None) -> tuple[int, int]:
+        if names is None:
+            if m < 2:
+                raise ValueError(f"AdaptiveWeights needs the losses {self.real!r} and {self.fake!r}; got {m} loss")
+            return 0, 1
+        for name in (self.real, self.fake):
+            if name not in names:
+                raise ValueError(f"AdaptiveWeights needs the loss {name!r}; this step has {list(names)}")
+        return names.index(self.real), names.index(self.fake)

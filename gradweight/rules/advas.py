@@ -1,0 +1,55 @@
+"""Assisting the Adversary: how much of the AdvAs penalty to add to a generator's own loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+
+
+@dataclass(frozen=True)
+class AdvAs:
+    """Weight 1 for the generator's own losses, and for the AdvAs penalty a weight that keeps it from dominating.
+
+    ``lambda = min(1, |g_orig| / |g_AdvAs|)`` in [0, 1], where ``g_orig`` is the gradient of the sum of all the
+    other losses and ``g_AdvAs`` that of the penalty, the squared norm of the adversary's parameter gradient;
+    (m, m) -> (m,).
+
+    A step without the penalty (it may be due on every n-th step only) has weight 1 throughout. A loss whose
+    gradient is exactly zero is left out; if all but the penalty are, lambda is 1. Exactly opposed gradients
+    with the penalty the longer one cancel to a zero direction, as Eq. 11 has it.
+
+    Args:
+        penalty: name of the penalty's loss; without `names` the last row is the penalty.
+
+    Example:
+        >>> import numpy as np
+        >>> AdvAs()(np.diag([9.0, 36.0]))
+        array([1. , 0.5])
+
+    Reference:
+        Munk, Harvey, Wood. Assisting the Adversary to Improve GAN Training. ICLR 2021 submission,
+        arXiv:2010.01274, Eq. 11.
+    """
+
+    penalty: str = "advas"
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        xp = array_namespace(gram)
+        m = gram.shape[-1]
+        squared = xp.linalg.diagonal(gram)
+        active = xp.astype(squared > 0, gram.dtype)
+        if names is not None and self.penalty not in names:
+            return active
+        p = m - 1 if names is None else names.index(self.penalty)
+        others = [i for i in range(m) if i != p]
+        if not others:
+            return active
+        # |sum of the others|^2; rounding can leave it just below zero where they cancel
+        original = xp.clip(sum(gram[i, j] for i in others for j in others), 0, None)
+        original_is_zero = sum(active[i] for i in others) == 0
+        ratio = xp.sqrt(original / xp.where(squared[p] > 0, squared[p], 1))
+        weight = xp.where(original_is_zero, 1 + 0 * ratio, xp.clip(ratio, None, 1)) * active[p]
+        return xp.stack([weight if i == p else active[i] for i in range(m)])

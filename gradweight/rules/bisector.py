@@ -1,0 +1,55 @@
+"""The angle bisector: Theorem 2.1 of Adaptive Weighted Discriminator, for any number of losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+from ._linalg import correlations, inverse_norms, solve_psd
+
+
+@dataclass(frozen=True)
+class AngleBisector:
+    """The direction that makes the same angle with every gradient.
+
+    For two losses ``w_i = 1/|g_i|``: the bisector of the two gradients, at half their angle from each. For m
+    losses, with unit gradients ``u_i = g_i/|g_i|``, the direction is the shortest vector ``d = sum_i a_i u_i``
+    with ``sum_i a_i = m``, and ``w_i = a_i/|g_i|``; (m, m) -> (m,). The optimality condition of that problem is
+    ``u_i . d = |d|^2 / m`` for every i, the equal angles, and at m = 2 it gives ``a = (1, 1)``.
+
+    The angle is never obtuse, so no loss rises to first order. A weight can be negative when m > 2, where one
+    gradient points so nearly between the others that only subtracting it makes the angles equal.
+
+    Linearly dependent gradients: ``d`` is unique all the same, being the point of an affine set nearest to the
+    origin, but the weights are not; of the redundant gradients those picked first by the pivoting carry the
+    weight. When no direction makes an equal acute angle (exactly opposed gradients, or any whose unit vectors
+    have 0 among their affine combinations) ``d`` is exactly or, in floating point, nearly zero: no step.
+    Two unit gradients nearer than ``sqrt(m eps)`` (3e-8 radian at float64) count as one.
+
+    A loss whose gradient is exactly zero is left out; m is then the number of the others.
+
+    Example:
+        >>> import numpy as np
+        >>> AngleBisector()(np.array([[4.0, -1.0], [-1.0, 25.0]]))
+        array([0.5, 0.2])
+
+    Reference:
+        Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
+        CVPR 2021, arXiv:2012.03149, Theorem 2.1. The theorem is for two losses; more are our extension.
+    """
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        inverse_norm = inverse_norms(gram)
+        if gram.shape[-1] <= 2:
+            return inverse_norm
+        xp = array_namespace(gram)
+        cosine = correlations(gram, inverse_norm)
+        active = xp.astype(inverse_norm > 0, gram.dtype)
+        # a = 1 + P y, where P removes the mean over the active losses and so keeps the sum of a
+        count = xp.clip(xp.sum(active), 1, None)
+        centre = xp.linalg.diagonal(cosine)[:, None] * xp.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
+        centre = centre - active[:, None] * active[None, :] / count
+        y = solve_psd(centre @ cosine @ centre, -(centre @ (cosine @ active)))
+        return (active + centre @ y) * inverse_norm

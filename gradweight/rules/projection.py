@@ -1,0 +1,106 @@
+"""Orthogonal projection: Theorems 2.2, 2.3 and 3 of Adaptive Weighted Discriminator, for any number of losses."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from ..rule import Array, array_namespace
+from ._linalg import correlations, inverse_norms, solve_nonnegative, solve_psd
+
+Names = str | tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class OrthogonalProjection:
+    """Follow some losses while leaving others unchanged to first order.
+
+    With ``t = sum g_i/|g_i|`` over the favoured losses (``sum g_i`` when not normalized), the direction is ``t``
+    less its orthogonal projection on the span of the protected gradients; (m, m) -> (m,). For one favoured loss
+    r and one protected loss f that is Theorem 2.2, ``w_r = 1/|g_r|, w_f = -<g_r, g_f>/(|g_f|^2 |g_r|)``, and
+    without normalization Theorem 3, ``w_r = 1, w_f = -<g_r, g_f>/|g_f|^2``. The direction makes 90 degrees with
+    every protected gradient and at most 90 with ``t``.
+
+    ``when="conflict"`` only removes conflicts: the direction is the one nearest to ``t`` that makes no obtuse
+    angle with any protected gradient. An acute pair is left alone, as Algorithm 1 of the paper does; where one
+    protected loss conflicts, the two settings agree.
+
+    Linearly dependent protected gradients span what they span: the direction is unique, the weights are not.
+    Exactly opposed gradients give a zero direction (nothing of r is left). A loss whose gradient is exactly zero
+    is left out; if all the favoured ones are, the others are followed, each by its unit gradient (by itself when
+    not normalized), so that training goes on.
+
+    Args:
+        favour: name or names of the losses to follow.
+        protect: name or names of the losses to leave unchanged; None: all the others. A loss that is in neither
+            list has weight 0.
+        normalized: True for unit gradients (Theorem 2), False for gradients as they are (Theorem 3).
+        when: "always", or "conflict" (at most 8 protected losses).
+
+    Raises:
+        ValueError: no favoured loss, a loss both favoured and protected, an unknown `when`, names that the step
+            does not have, or more than 8 protected losses with ``when="conflict"``.
+
+    Example:
+        >>> import numpy as np
+        >>> gram = np.array([[4.0, -2.0], [-2.0, 1.0]]) + np.diag([0.0, 3.0])   # |g| = 2, 2; cosine -1/2
+        >>> OrthogonalProjection(favour="real")(gram, names=("real", "fake"))
+        array([0.5 , 0.25])
+
+    Reference:
+        Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
+        CVPR 2021, arXiv:2012.03149, Theorems 2.2, 2.3 and 3. Several protected losses are our extension.
+    """
+
+    favour: Names
+    protect: Names | None = None
+    normalized: bool = True
+    when: Literal["always", "conflict"] = "always"
+
+    def __post_init__(self) -> None:
+        if not _tuple(self.favour):
+            raise ValueError("OrthogonalProjection needs at least one loss to favour; got none")
+        both = set(_tuple(self.favour)) & set(_tuple(self.protect or ()))
+        if both:
+            raise ValueError(f"OrthogonalProjection cannot both favour and protect {sorted(both)}")
+        if self.when not in ("always", "conflict"):
+            raise ValueError(f"OrthogonalProjection needs when='always' or 'conflict'; got {self.when!r}")
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        xp = array_namespace(gram)
+        inverse_norm = inverse_norms(gram)
+        cosine = correlations(gram, inverse_norm)
+        favoured, protected = self._indices(gram.shape[-1], names)
+
+        # coordinates along the unit gradients: 1 or |g| for what is followed, 0 where a gradient is zero
+        active = inverse_norm > 0
+        length = xp.where(active, 1 if self.normalized else 1 / xp.where(active, inverse_norm, 1), 0 * inverse_norm)
+        zero = 0 * length[0]
+        coordinates = [length[i] if i in favoured else zero for i in range(gram.shape[-1])]
+        if protected:
+            # t . u_p for each protected p, and the cosines among the protected
+            overlap = xp.stack([sum((cosine[p, f] * length[f] for f in favoured), zero) for p in protected])
+            among = xp.stack([xp.stack([cosine[p, q] for q in protected]) for p in protected])
+            solve = solve_psd if self.when == "always" else solve_nonnegative
+            projected = solve(among, -overlap if self.when == "always" else overlap)
+            nothing_favoured = sum((length[f] for f in favoured), zero) == 0
+            for k, p in enumerate(protected):
+                coordinates[p] = xp.where(nothing_favoured, length[p], projected[k])
+        return xp.stack(coordinates) * inverse_norm
+
+    def _indices(self, m: int, names: tuple[str, ...] | None) -> tuple[list[int], list[int]]:
+        if names is None:
+            raise ValueError("OrthogonalProjection finds its losses by name: it needs names=, and was called without")
+        favoured, protected = _tuple(self.favour), _tuple(self.protect or ())
+        for name in favoured + protected:
+            if name not in names:
+                raise ValueError(f"OrthogonalProjection needs the loss {name!r}; this step has {list(names)}")
+        if self.protect is None:
+            protected = tuple(name for name in names if name not in favoured)
+        return [names.index(name) for name in favoured], [names.index(name) for name in protected]
+
+
+def _tuple(names: Names) -> tuple[str, ...]:
+    return (names,) if isinstance(names, str) else tuple(names)

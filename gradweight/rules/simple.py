@@ -1,0 +1,90 @@
+"""Fixed weights: `Sum`, `Mean` and `Constant`, what people write by hand and what every method is held against."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..rule import Array, array_namespace
+from ._linalg import inverse_norms
+
+
+@dataclass(frozen=True)
+class Sum:
+    """Weight 1 for every loss: the plain gradient of the summed loss.
+
+    ``w_i = 1``, (m, m) -> (m,), and 0 for a loss whose gradient is exactly zero, where it makes no difference.
+    A wrapped optimizer with this rule takes the steps of the unwrapped one.
+
+    Example:
+        >>> import numpy as np
+        >>> Sum()(np.array([[4.0, -1.0], [-1.0, 9.0]]))
+        array([1., 1.])
+    """
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        xp = array_namespace(gram)
+        return xp.astype(inverse_norms(gram) > 0, gram.dtype)
+
+
+@dataclass(frozen=True)
+class Mean:
+    """The average over the losses that have a gradient.
+
+    ``w_i = 1/n`` for the n losses whose gradient is not exactly zero, else 0; (m, m) -> (m,). A loss that says
+    nothing on this step (a hinge that is satisfied, say) does not shrink the others.
+
+    Example:
+        >>> import numpy as np
+        >>> Mean()(np.diag([4.0, 9.0, 0.0]))
+        array([0.5, 0.5, 0. ])
+    """
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        xp = array_namespace(gram)
+        active = xp.astype(inverse_norms(gram) > 0, gram.dtype)
+        return active / xp.clip(xp.sum(active), 1, None)
+
+
+@dataclass(frozen=True)
+class Constant:
+    """Weights chosen beforehand, by name: the hand-tuned sum.
+
+    ``w_i = weights[names[i]]``, (m, m) -> (m,), and 0 for a loss whose gradient is exactly zero, where it makes
+    no difference. A loss that is absent on this step needs no entry left out: only the names present are read.
+
+    Args:
+        weights: name -> weight, finite, of any sign.
+
+    Raises:
+        ValueError: a weight is not finite; a loss has no weight; the rule is called without `names`.
+
+    Example:
+        >>> import numpy as np
+        >>> Constant({"data": 1.0, "pde": 0.1})(np.eye(2), names=("data", "pde"))
+        array([1. , 0.1])
+    """
+
+    weights: Mapping[str, float] = field(hash=False)
+
+    def __post_init__(self) -> None:
+        for name, weight in self.weights.items():
+            if not math.isfinite(weight):
+                raise ValueError(f"Constant needs finite weights; got {weight} for {name!r}")
+
+    def __call__(
+        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
+    ) -> Array:
+        xp = array_namespace(gram)
+        if names is None:
+            raise ValueError("Constant finds its weights by name: it needs names=, and was called without")
+        for name in names:
+            if name not in self.weights:
+                raise ValueError(f"Constant has no weight for the loss {name!r}; it has {sorted(self.weights)}")
+        active = inverse_norms(gram) > 0
+        return xp.stack([xp.where(active[i], float(self.weights[name]), 0 * gram[i, i]) for i, name in enumerate(names)])
