@@ -24,7 +24,7 @@ the cache between the products that need them, and memory is read once instead o
 _LOW_PRECISION = (torch.float16, torch.bfloat16)
 
 
-def gram(rows: Sequence[Row]) -> Tensor:
+def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products of the rows, ``G[i, j] = sum_p Re <g_ip, conj g_jp>``, symmetric: (m, m).
 
     The dtype is float64 if any gradient is double precision, else float32: it says how accurate the entries are.
@@ -46,13 +46,13 @@ def gram(rows: Sequence[Row]) -> Tensor:
         for chunk in _chunks(tensors):
             for i, j in pairs:
                 x, y = chunk[i], chunk[j]
-                on_device.append(_absent(absent) if x is None or y is None else torch.dot(x, y).reshape(()))
+                on_device.append(_absent(absent) if x is None or y is None else torch.dot(x, y))
     sums = [_sum_pairs(values, len(pairs)) for values in products.values()]
     total = sums[0]
     for other in sums[1:]:
         total = total + other.to(total.device, non_blocking=True)
     entries = total.to(torch.float64 if double else torch.float32).unbind()
-    position = {pair: entry for pair, entry in zip(pairs, entries, strict=True)}
+    position = dict(zip(pairs, entries, strict=True))
     return torch.stack([position[min(i, j), max(i, j)] for i in range(m) for j in range(m)]).view(m, m)
 
 
@@ -179,7 +179,7 @@ def _owners(rows: Sequence[Row]) -> Counter[int]:
 
 
 def _storage(tensor: Tensor) -> int:
-    return tensor.untyped_storage()._cdata
+    return int(tensor.untyped_storage()._cdata)
 
 
 def _sum_pairs(values: list[Tensor], pairs: int) -> Tensor:

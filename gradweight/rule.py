@@ -15,9 +15,8 @@ with a default is optional, one without is required, and a rule with ``**signals
 
 from __future__ import annotations
 
-import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
@@ -25,7 +24,7 @@ import array_api_compat
 import array_api_compat.torch
 import torch
 
-__all__ = ["CoordinateRule", "Rule", "StatefulRule", "array_namespace", "check_signals", "select_signals"]
+__all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace"]
 
 Array: TypeAlias = Any
 """An array of any library that follows the Python array API standard: torch, NumPy, JAX."""
@@ -73,76 +72,71 @@ def array_namespace(array: Array) -> Any:
 
 
 @dataclass(frozen=True)
-class _Declaration:
+class Signals:
+    """The signals that a rule declares: which it requires, which it knows, whether it takes any."""
+
+    rule: str
     required: frozenset[str]
-    optional: frozenset[str]
+    known: frozenset[str]
     takes_any: bool
 
+    @staticmethod
+    def of(rule: Rule) -> Signals:
+        """Read the declaration off the rule's signature.
 
-def rule_name(rule: Rule) -> str:
-    """What errors call the rule: its class, or the function's own name."""
-    return str(getattr(rule, "__name__", type(rule).__name__))
+        Raises:
+            TypeError: ``rule`` is none of the three shapes.
+        """
+        name = str(getattr(rule, "__name__", type(rule).__name__))
+        if isinstance(rule, type):
+            raise TypeError(f"a rule must be an instance; got the class {name}: write {name}()")
+        if isinstance(rule, StatefulRule):
+            function: Callable[..., Any] = rule.update
+        elif isinstance(rule, CoordinateRule):
+            function = rule.combine
+        elif callable(rule):
+            function = rule
+        else:
+            raise TypeError(
+                "a rule must be callable as rule(gram) -> weights, or have init and update, or have combine; "
+                f"got an instance of {name}"
+            )
+        required, known, takes_any = set(), set(), False
+        for parameter in inspect.signature(function).parameters.values():
+            if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+                takes_any = True
+            elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
+                known.add(parameter.name)
+                if parameter.default is inspect.Parameter.empty:
+                    required.add(parameter.name)
+        return Signals(name, frozenset(required - GIVEN_BY_THE_STEP), frozenset(known), takes_any)
 
+    def check(self, given: Collection[str], caller: str) -> None:
+        """Raise `TypeError` unless ``given`` has every signal that the rule requires and none that it does not know.
 
-def check_rule(rule: Rule) -> None:
-    """Raise `TypeError` if ``rule`` is none of the three shapes."""
-    if isinstance(rule, type):
-        raise TypeError(f"a rule must be an instance; got the class {rule.__name__}, write {rule.__name__}()")
-    if not (callable(rule) or isinstance(rule, StatefulRule | CoordinateRule)):
-        raise TypeError(
-            "a rule must be callable as rule(gram) -> weights, or have init and update, or have combine; "
-            f"got {type(rule).__name__}"
-        )
+        Args:
+            given: names of the signals that the user passed.
+            caller: who was called, for the message.
+        """
+        got = sorted(given) or "no signals"
+        for missing in sorted(self.required.difference(given)):
+            raise TypeError(f"{self.rule} needs the signal {missing!r}; {caller} was given {got}")
+        own = sorted(self.known - GIVEN_BY_THE_STEP)
+        for unknown in sorted(set(given).difference(own)):
+            if unknown in GIVEN_BY_THE_STEP or not self.takes_any:
+                raise TypeError(
+                    f"{self.rule} has no signal {unknown!r}; it takes {own or 'none'}, {caller} was given {got}"
+                )
 
-
-def check_signals(rule: Rule, given: Collection[str], caller: str = "backward()") -> None:
-    """Raise `TypeError` unless ``given`` holds every signal that the rule requires and none that it does not know.
-
-    Args:
-        rule: the rule whose keyword-only parameters are the declaration.
-        given: names of the signals that the user passed.
-        caller: who was called, for the message.
-    """
-    declared = _declaration(rule)
-    for missing in sorted(declared.required - set(given) - GIVEN_BY_THE_STEP):
-        raise TypeError(
-            f"{rule_name(rule)} needs the signal {missing!r}; {caller} was given {sorted(given) or 'no signals'}"
-        )
-    if declared.takes_any:
-        return
-    known = declared.required | declared.optional
-    for unknown in sorted(set(given) - (known - GIVEN_BY_THE_STEP)):
-        raise TypeError(
-            f"{rule_name(rule)} has no signal {unknown!r}; "
-            f"it takes {sorted(known - GIVEN_BY_THE_STEP) or 'none'}, and {caller} was given {sorted(given)}"
-        )
-
-
-def select_signals(rule: Rule, signals: dict[str, Any]) -> dict[str, Any]:
-    """The part of ``signals`` that the rule declares, so that a bare ``lambda gram: ...`` is a rule too."""
-    declared = _declaration(rule)
-    if declared.takes_any:
-        return signals
-    known = declared.required | declared.optional
-    return {name: value for name, value in signals.items() if name in known}
-
-
-def _declaration(rule: Rule) -> _Declaration:
-    if isinstance(rule, StatefulRule):
-        return _declaration_of(type(rule).update if hasattr(type(rule), "update") else rule.update)
-    if isinstance(rule, CoordinateRule):
-        return _declaration_of(type(rule).combine if hasattr(type(rule), "combine") else rule.combine)
-    # Instances of one class share their declaration; the cache is keyed by the function, so that unhashable
-    # rules (a list of weights in a field, a torch module) work as well.
-    return _declaration_of(rule if inspect.isroutine(rule) else type(rule).__call__)
+    def select(self, signals: Mapping[str, Any]) -> dict[str, Any]:
+        """The part of ``signals`` that the rule declares, so that a bare ``lambda gram: ...`` is a rule too."""
+        return {name: value for name, value in signals.items() if self.takes_any or name in self.known}
 
 
-@functools.lru_cache(maxsize=256)
-def _declaration_of(function: Callable[..., Any]) -> _Declaration:
-    required, optional, takes_any = set(), set(), False
-    for parameter in inspect.signature(function).parameters.values():
-        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
-            takes_any = True
-        elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:
-            (required if parameter.default is inspect.Parameter.empty else optional).add(parameter.name)
-    return _Declaration(frozenset(required), frozenset(optional), takes_any)
+def check_weights(weights: object, rule: str, gram: Array) -> None:
+    """Raise unless ``weights`` has one entry per loss and comes from the library that the Gram matrix is of."""
+    if not isinstance(weights, type(gram)) and type(weights).__module__ != type(gram).__module__:
+        raise TypeError(f"{rule} must return weights as a {type(gram).__name__}; got {type(weights).__name__}")
+    shape, needed = tuple(weights.shape), tuple(gram.shape[:-1])  # type: ignore[attr-defined]
+    if shape != needed:
+        raise ValueError(f"{rule} must return one weight per loss, shape {needed}; got shape {shape}")

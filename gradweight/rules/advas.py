@@ -34,9 +34,7 @@ class AdvAs:
 
     penalty: str = "advas"
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         m = gram.shape[-1]
         squared = xp.linalg.diagonal(gram)

@@ -38,9 +38,7 @@ class AngleBisector:
         CVPR 2021, arXiv:2012.03149, Theorem 2.1. The theorem is for two losses; more are our extension.
     """
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         inverse_norm = inverse_norms(gram)
         if gram.shape[-1] <= 2:
             return inverse_norm

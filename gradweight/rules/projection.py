@@ -66,9 +66,7 @@ class OrthogonalProjection:
         if self.when not in ("always", "conflict"):
             raise ValueError(f"OrthogonalProjection needs when='always' or 'conflict'; got {self.when!r}")
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         inverse_norm = inverse_norms(gram)
         cosine = correlations(gram, inverse_norm)

@@ -23,9 +23,7 @@ class Sum:
         array([1., 1.])
     """
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         return xp.astype(inverse_norms(gram) > 0, gram.dtype)
 
@@ -43,9 +41,7 @@ class Mean:
         array([0.5, 0.5, 0. ])
     """
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         active = xp.astype(inverse_norms(gram) > 0, gram.dtype)
         return active / xp.clip(xp.sum(active), 1, None)
@@ -77,9 +73,7 @@ class Constant:
             if not math.isfinite(weight):
                 raise ValueError(f"Constant needs finite weights; got {weight} for {name!r}")
 
-    def __call__(
-        self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None
-    ) -> Array:
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         if names is None:
             raise ValueError("Constant finds its weights by name: it needs names=, and was called without")
@@ -87,4 +81,6 @@ class Constant:
             if name not in self.weights:
                 raise ValueError(f"Constant has no weight for the loss {name!r}; it has {sorted(self.weights)}")
         active = inverse_norms(gram) > 0
-        return xp.stack([xp.where(active[i], float(self.weights[name]), 0 * gram[i, i]) for i, name in enumerate(names)])
+        return xp.stack(
+            [xp.where(active[i], float(self.weights[name]), 0 * gram[i, i]) for i, name in enumerate(names)]
+        )

@@ -1,0 +1,82 @@
+"""Accumulation: per-loss sums over the micro-batches of one step."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from .gradients import Gradients
+from .rows import Row, accumulate
+
+__all__ = ["Accumulated"]
+
+
+@dataclass(frozen=True)
+class Accumulated:
+    """What the `backward` calls since the last ``zero_grad`` add up to.
+
+    Gradients and losses are summed, as ``.grad`` is in a plain loop; signals are averaged. So the rule sees what it
+    would see for the whole batch at once: the sum of losses that were each divided by the number of micro-batches,
+    and the mean of equally many scores.
+
+    Args:
+        names: names of the losses.
+        params: the parameters that the rows refer to.
+        rows: one gradient per loss, scaled as the losses were.
+        losses: (m,) values.
+        signals: name -> 0-dim tensor.
+        backwards: how many micro-batches.
+    """
+
+    names: tuple[str, ...]
+    params: list[Tensor]
+    rows: list[Row]
+    losses: Tensor
+    signals: dict[str, Tensor]
+    backwards: int = 1
+
+    @staticmethod
+    def of(gradients: Gradients, params: list[Tensor], signals: Mapping[str, Tensor | float]) -> Accumulated:
+        """One micro-batch."""
+        device = params[0].device
+        dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
+        losses = torch.stack([loss.reshape(()).to(device, dtype) for loss in gradients.losses])
+        tensors = {name: _as_tensor(value, losses) for name, value in signals.items()}
+        return Accumulated(gradients.names, params, gradients.rows, losses, tensors)
+
+    def plus(self, new: Accumulated) -> Accumulated:
+        """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.
+
+        Raises:
+            ValueError: the names of the losses differ.
+        """
+        if self.names != new.names:
+            raise ValueError(
+                f"the micro-batches of one step need the same losses: {list(self.names)} before, "
+                f"{list(new.names)} now; call zero_grad() between steps"
+            )
+        share = new.backwards / (self.backwards + new.backwards)
+        return replace(
+            new,
+            rows=accumulate(_aligned(self.rows, self.params, new.params), new.rows),
+            losses=self.losses + new.losses,
+            signals={name: torch.lerp(self.signals[name], value, share) for name, value in new.signals.items()},
+            backwards=self.backwards + new.backwards,
+        )
+
+
+def _aligned(rows: list[Row], then: list[Tensor], now: list[Tensor]) -> list[Row]:
+    """The rows in the order of the parameters as they are now: some may have been added, frozen or thawed since."""
+    if len(then) == len(now) and all(a is b for a, b in zip(then, now, strict=True)):
+        return rows
+    position = {p: index for index, p in enumerate(then)}
+    return [[row[position[p]] if p in position else None for p in now] for row in rows]
+
+
+def _as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
+    if isinstance(value, Tensor):
+        return value.detach().to(like)
+    return torch.full((), value, dtype=like.dtype, device=like.device)

@@ -1,0 +1,307 @@
+"""Per-loss gradients: from named losses to one row each, by one of three engines.
+
+- `autograd`: one `torch.autograd.grad` per loss. It walks only what that loss depends on, and each graph is freed
+  as soon as no later loss needs it.
+- `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
+  function that returns several losses, one forward and backward after the other for separate functions.
+- `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
+  sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone. As in any ``.backward()``, leaves that do
+  not belong to the optimizer receive their gradients too.
+
+A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
+graphs of all the other losses: 1.6 to 2.1 times a plain step where losses have separate batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+from torch.autograd.graph import Node
+
+from .rows import Row
+
+Losses: TypeAlias = (
+    Mapping[str, Tensor]
+    | Mapping[str, Callable[[dict[str, Tensor]], Tensor]]
+    | Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+)
+
+ENGINES = ("auto", "autograd", "func", "hooks")
+
+_REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
+
+
+@dataclass(frozen=True)
+class Gradients:
+    """What an engine returns: the names in order, the (detached) loss values and one row per loss."""
+
+    names: tuple[str, ...]
+    losses: list[Tensor]
+    rows: list[Row]
+
+
+def loss_gradients(
+    losses: Losses,
+    params: Sequence[Tensor],
+    *,
+    names: Sequence[str] | None,
+    engine: str,
+    scale: Tensor | None = None,
+    retain_graph: bool = False,
+) -> Gradients:
+    """Each loss's gradient with respect to ``params``.
+
+    Args:
+        losses: name -> scalar tensor, name -> function of the parameters, or one function that returns such a mapping.
+        params: the parameters, all requiring gradients.
+        names: their names, which the functions receive them by; None if they are not known.
+        engine: one of `ENGINES`.
+        scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
+        retain_graph: keep the graphs of tensor losses for another backward.
+
+    Raises:
+        TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
+    """
+    if callable(losses) or any(callable(loss) and not isinstance(loss, Tensor) for loss in _values(losses)):
+        if engine in ("auto", "func"):
+            return _by_func(losses, params, _named(params, names), scale)
+        losses = _call(losses, _named(params, names))
+    if engine == "func":
+        raise TypeError(
+            "engine='func' needs losses that are functions of the parameters (a dict of named tensors); got tensors, "
+            "whose graph is already built: use engine='autograd' or 'auto'"
+        )
+    values = check_losses(losses)
+    graphs = [_Graph.of(loss) for loss in values.values()]
+    _check_reached(values, graphs, params, engine)
+    hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
+    rows = (_by_hooks if hooks else by_autograd)(list(values.values()), params, _retain(graphs, retain_graph), scale)
+    _check_nonempty(values, rows)
+    return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
+
+
+def check_losses(losses: object) -> dict[str, Tensor]:
+    """The mapping as a dict, or an error that names what is wrong with it."""
+    if not isinstance(losses, Mapping):
+        raise TypeError(f"losses must be a mapping name -> scalar tensor; got {type(losses).__name__}")
+    if not losses:
+        raise ValueError("losses must name at least one loss; got an empty mapping")
+    for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
+        if not isinstance(loss, Tensor):
+            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}")
+        if loss.numel() != 1:
+            raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
+        if not loss.is_floating_point():
+            raise TypeError(f"the loss {name!r} must be real and floating-point; got {loss.dtype}")
+        if not loss.requires_grad:
+            raise ValueError(
+                f"the loss {name!r} has no graph (requires_grad is False): it was detached, computed under no_grad, "
+                "or depends on no parameter"
+            )
+    return dict(losses)
+
+
+def by_autograd(
+    losses: Sequence[Tensor],
+    params: Sequence[Tensor],
+    retain: Sequence[bool],
+    scale: Tensor | None = None,
+    create_graph: bool = False,
+) -> list[Row]:
+    """One `torch.autograd.grad` per loss, `None` where it does not reach a parameter, sparse gradients densified."""
+    rows = []
+    for loss, keep in zip(losses, retain, strict=True):
+        cotangent = None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
+        row = torch.autograd.grad(
+            loss, params, cotangent, retain_graph=keep, create_graph=create_graph, allow_unused=True
+        )
+        rows.append([_dense(t) for t in row])
+    return rows
+
+
+def _by_hooks(
+    losses: Sequence[Tensor], params: Sequence[Tensor], retain: Sequence[bool], scale: Tensor | None
+) -> list[Row]:
+    before = [p.grad for p in params]
+    rows: list[Row] = []
+    try:
+        for loss, keep in zip(losses, retain, strict=True):
+            for p in params:
+                p.grad = None
+            loss.backward(
+                None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss), retain_graph=keep
+            )
+            rows.append([_dense(p.grad) for p in params])
+    finally:
+        for p, grad in zip(params, before, strict=True):
+            p.grad = grad
+    return rows
+
+
+def _by_func(losses: Losses, params: Sequence[Tensor], named: dict[str, Tensor], scale: Tensor | None) -> Gradients:
+    functions: list[Callable[[dict[str, Tensor]], Mapping[str, Tensor]]]
+    if isinstance(losses, Mapping):
+        check_functions(losses)
+        functions = [lambda p, name=name, f=f: {name: f(p)} for name, f in losses.items()]  # type: ignore[misc]
+    else:
+        functions = [losses]
+    names: list[str] = []
+    values: list[Tensor] = []
+    rows: list[Row] = []
+    for function in functions:
+        found, some_values, some_rows = _vjp(function, params, named, scale)
+        names += found
+        values += some_values
+        rows += some_rows
+    return Gradients(tuple(names), values, rows)
+
+
+def _vjp(
+    function: Callable[[dict[str, Tensor]], Mapping[str, Tensor]],
+    params: Sequence[Tensor],
+    named: dict[str, Tensor],
+    scale: Tensor | None,
+) -> tuple[list[str], list[Tensor], list[Row]]:
+    """The rows of one function's losses, taken inside a `torch.func.vjp` level.
+
+    `torch.func.vjp` itself would be called once per loss with a one-hot cotangent, and fills in zeros where a loss
+    does not reach a parameter. Differentiating inside the level, where the graph is, does neither.
+    """
+    names: list[str] = []
+    reached: list[list[bool]] = []
+
+    def record(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
+        values = check_losses(function(dict(inputs)))
+        graphs = [_Graph.of(loss) for loss in values.values()]
+        if any(graph.reentrant for graph in graphs):
+            raise RuntimeError(_reentrant_message("engine='func'"))
+        rows = by_autograd(list(values.values()), list(inputs.values()), _retain(graphs, False), scale)
+        _check_nonempty(values, rows)
+        names.extend(values)
+        reached.extend([t is not None for t in row] for row in rows)
+        return tuple(values.values()), [[t for t in row if t is not None] for row in rows]
+
+    inputs = {name: p.detach() for name, p in named.items()}
+    values, _, found = torch.func.vjp(record, inputs, has_aux=True)  # type: ignore[misc]
+    rows: list[Row] = []
+    for mask, tensors in zip(reached, found, strict=True):
+        remaining = iter(tensors)
+        rows.append([next(remaining) if hit else None for hit in mask])
+    return names, [value.detach() for value in values], rows
+
+
+def check_functions(losses: Mapping[str, object]) -> None:
+    """Raise unless every entry is a function: a mix of tensors and functions has no one meaning."""
+    for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
+        if not callable(loss):
+            raise TypeError(
+                f"losses must be all tensors or all functions of the parameters; {name!r} is {type(loss).__name__}"
+            )
+
+
+def _call(losses: Losses, named: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    if not isinstance(losses, Mapping):
+        return losses(dict(named))
+    check_functions(losses)
+    return {name: loss(dict(named)) for name, loss in losses.items()}  # type: ignore[operator]
+
+
+def _named(params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
+    if names is None:
+        raise ValueError(
+            "losses that are functions of the parameters need parameter names: build the base optimizer from "
+            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
+        )
+    return dict(zip(names, params, strict=True))
+
+
+@dataclass(frozen=True)
+class _Graph:
+    """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches."""
+
+    nodes: set[Node]
+    leaves: set[int]
+    reentrant: bool
+
+    @staticmethod
+    def of(loss: Tensor) -> _Graph:
+        if loss.grad_fn is None:
+            return _Graph(set(), {id(loss)}, False)
+        nodes: set[Node] = set()
+        leaves: set[int] = set()
+        reentrant = False
+        pending: list[Node] = [loss.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node in nodes:
+                continue
+            variable = getattr(node, "variable", None)
+            if variable is not None:  # AccumulateGrad: holds no buffers, so sharing it is harmless
+                leaves.add(id(variable))
+                continue
+            nodes.add(node)
+            reentrant = reentrant or node.name() == _REENTRANT_CHECKPOINT
+            pending.extend(parent for parent, _ in node.next_functions if parent is not None)
+        return _Graph(nodes, leaves, reentrant)
+
+
+def _retain(graphs: Sequence[_Graph], retain_last: bool) -> list[bool]:
+    """Which graphs must outlive their backward: those that share a node with a later loss."""
+    retain: list[bool] = []
+    later: set[Node] = set()
+    for graph in reversed(graphs):
+        retain.append(retain_last or not graph.nodes.isdisjoint(later))
+        later |= graph.nodes
+    return retain[::-1]
+
+
+def _check_reached(
+    values: Mapping[str, Tensor], graphs: Sequence[_Graph], params: Sequence[Tensor], engine: str
+) -> None:
+    ids = {id(p) for p in params}
+    for name, graph in zip(values, graphs, strict=True):
+        if graph.reentrant:  # the parameters inside the checkpoint are not in this graph
+            if engine == "autograd":
+                raise RuntimeError(_reentrant_message("engine='autograd'"))
+        elif graph.leaves.isdisjoint(ids):
+            raise ValueError(_unreached_message(name))
+
+
+def _check_nonempty(values: Mapping[str, Tensor], rows: Sequence[Row]) -> None:
+    for name, row in zip(values, rows, strict=True):
+        if all(t is None for t in row):
+            raise ValueError(_unreached_message(name))
+
+
+def _unreached_message(name: str) -> str:
+    return (
+        f"the loss {name!r} reaches none of the parameters of the base optimizer: it needs to depend on at least one "
+        "(was the wrong model's optimizer wrapped, or an input detached too early?)"
+    )
+
+
+def _reentrant_message(engine: str) -> str:
+    return (
+        f"{engine} cannot see through torch.utils.checkpoint with use_reentrant=True, which would give silent zeros: "
+        "pass use_reentrant=False to checkpoint, or engine='hooks' to MultiObjectiveGradient"
+    )
+
+
+def _sharded(params: Iterable[Tensor]) -> bool:
+    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in params)
+
+
+def _dense(gradient: Tensor | None) -> Tensor | None:
+    return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()
+
+
+def _values(losses: object) -> Iterable[Any]:
+    return losses.values() if isinstance(losses, Mapping) else ()

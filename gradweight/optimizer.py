@@ -1,0 +1,379 @@
+"""MultiObjectiveGradient: the wrapper that gives an existing optimizer several named losses."""
+
+from __future__ import annotations
+
+import inspect
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .accumulation import Accumulated
+from .combination import Combination
+from .gradients import ENGINES, Losses, loss_gradients
+from .rows import Row, combine, gram, in_place_targets, kept_targets
+from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+
+__all__ = ["MultiObjectiveGradient"]
+
+STATE_KEY = "rule_state"
+"""Where a rule's state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
+
+
+@dataclass
+class _Pending:
+    """The step under way.
+
+    One object that is changed and never replaced: training frameworks run our methods with a proxy as `self`.
+    """
+
+    accumulated: Accumulated | None = None
+    backward_done: bool = False
+    written: dict[Tensor, Tensor] = field(default_factory=dict)
+    rule_state: tuple[str, State] | None = None
+    versions_after_step: list[int] | None = None
+    last: Combination | None = None
+
+    def clear(self) -> None:
+        """Forget everything but the last combination."""
+        vars(self).update(vars(_Pending(last=self.last)))
+
+    def versions(self) -> list[int]:
+        """How often each tensor that we laid into a ``.grad`` has been written to."""
+        return [tensor._version for tensor in self.written.values()]
+
+
+class MultiObjectiveGradient(Optimizer):
+    """An optimizer that follows a direction combined from the gradients of several named losses.
+
+    With ``g_i`` the gradient of loss i at the parameters, ``G[i, j] = <g_i, g_j>`` and ``w = rule(G)``, `backward`
+    lays ``sum_i w_i g_i`` into ``.grad``, and `step` is the base optimizer's own. Everything that holds for the
+    base (parameter groups, schedulers, clipping, checkpoints) holds for the wrapper: its `param_groups`, `state`
+    and `defaults` *are* the base's.
+
+    Gradients of micro-batches add up **per loss** until `zero_grad`, and ``.grad`` is always the combination of
+    the sums, so that accumulation gives the direction of the big batch. Signals are averaged over micro-batches.
+
+    Memory beyond a plain step, for m losses and k parameters: the m rows that autograd returned, mk, are kept until
+    `zero_grad`, and the direction has a buffer of k that is kept between steps. Its tensors are what ``.grad``
+    holds, so a reference to a ``.grad`` sees the next step's values. With ``accumulate=False`` the direction is
+    formed in place in the first row and the others are dropped: (m - 1)k at the peak and no buffer, for steps of
+    exactly one `backward`.
+
+    Args:
+        base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS).
+        rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
+        engine: "autograd", "func" or "hooks" (see `gradweight.gradients`); "auto" takes "func" for losses that are
+            functions, "hooks" for reentrant checkpoints and sharded parameters, and "autograd" for the rest.
+        params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
+            functions receive the parameters. By default those that ``base`` was built with, if any.
+        accumulate: False says that every step is one `backward`; see above.
+
+    Raises:
+        TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule.
+        ValueError: unknown ``engine``; ``params`` lacks a parameter of the base.
+
+    Example:
+        >>> from gradweight.rules import AngleBisector
+        >>> net = torch.nn.Linear(2, 1, bias=False)
+        >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
+        >>> a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+        >>> opt.zero_grad()
+        >>> seen = opt.backward({"a": net(a).sum(), "b": net(b).sum()})
+        >>> seen.weights
+        tensor([0.3333, 0.2500])
+        >>> net.weight.grad
+        tensor([[1., 1.]])
+        >>> opt.step()
+    """
+
+    # A forwarded True makes GradScaler leave the inf check to the base, which then writes NaN into the parameters.
+    _step_supports_amp_scaling = False
+
+    def __init__(
+        self,
+        base: Optimizer,
+        rule: Rule,
+        *,
+        engine: str = "auto",
+        params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None = None,
+        accumulate: bool = True,
+    ) -> None:
+        # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
+        # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
+        _check_base(base)
+        if engine not in ENGINES:
+            raise ValueError(f"engine must be one of {list(ENGINES)}; got {engine!r}")
+        self.base = base
+        self.rule = rule
+        self.engine = engine
+        self.accumulate = accumulate
+        self._signals = Signals.of(rule)
+        self._names = _names_of(base, params)
+        self._kept: dict[Tensor, Tensor] = {}
+        self._pending = _Pending()
+        self._fill_hook_tables()
+
+    @property
+    def last(self) -> Combination | None:
+        """What the last `backward` returned; None before the first."""
+        return self._pending.last
+
+    # ---- the one way of the data: losses -> gradients -> gram -> rule -> weights -> .grad
+
+    def backward(
+        self, losses: Losses, *, scaler: Any = None, retain_graph: bool = False, **signals: Tensor | float
+    ) -> Combination:
+        """Compute each loss's gradient, combine what has accumulated, and lay the direction into ``.grad``.
+
+        Args:
+            losses: a mapping name -> scalar tensor; or name -> function of the parameters, a dict of named tensors;
+                or one such function that returns a mapping name -> scalar. Separate functions are run one forward
+                and backward after the other; one function is run once.
+            scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``,
+                while the rule and the `Combination` see everything unscaled.
+            retain_graph: keep the graphs for another backward.
+            **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.
+
+        Returns:
+            What was seen and decided, also kept as `last`.
+
+        ``.grad`` is replaced, whatever it held; for a parameter that no loss reaches it is None. If any gradient is
+        not finite, every ``.grad`` that is written is NaN, so that nothing steps by half.
+
+        Raises:
+            TypeError: a loss that is not a tensor (or function), a missing or unknown signal, tensors for
+                ``engine="func"``.
+            ValueError: no losses; a loss that is not scalar, has no graph or reaches no parameter; other names than
+                on the micro-batches before; a rule that returns another shape than (m,); functions but no
+                parameter names.
+            RuntimeError: a second `backward` in one step although ``accumulate=False``; ``engine="autograd"`` with a
+                reentrant checkpoint.
+
+            Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
+        """
+        self._signals.check(signals, "backward()")
+        pending = self._noticed()
+        if pending.backward_done and not self.accumulate:
+            raise RuntimeError(
+                "accumulate=False says that a step is one backward(), which combines in place; this is the second one "
+                "before step() or zero_grad(): use accumulate=True to add up micro-batches"
+            )
+        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
+        names = [self._names[p] for p in params] if all(p in self._names for p in params) else None
+        gradients = loss_gradients(
+            losses, params, names=names, engine=self.engine, scale=scale, retain_graph=retain_graph
+        )
+        new = Accumulated.of(gradients, params, signals)
+        accumulated = new if pending.accumulated is None else pending.accumulated.plus(new)
+        return self._combine(accumulated, scale, in_place=not self.accumulate and not retain_graph)
+
+    def _combine(self, accumulated: Accumulated, scale: Tensor | None, in_place: bool) -> Combination:
+        names, params, rows = accumulated.names, accumulated.params, accumulated.rows
+        matrix = gram(rows)
+        if scale is not None:
+            matrix = matrix / scale.to(matrix) ** 2
+        losses = accumulated.losses.to(matrix)
+        signals = {name: value.to(matrix) for name, value in accumulated.signals.items()}
+        given = self._signals.select({"names": names, "losses": losses, **signals})
+        finite = torch.isfinite(matrix).all()
+
+        targets = in_place_targets(rows, params) if in_place else kept_targets(rows, params, self._kept)
+        weights, state = self._weights(matrix, names, given)
+        if isinstance(self.rule, CoordinateRule):
+            _combine_coordinates(self.rule, rows, given, finite, targets)
+        else:
+            weights = torch.where(finite, weights, torch.nan)
+            combine(rows, weights, targets)
+
+        # nothing below can fail: what came before has only read what a failure must leave as it was
+        for p, target in zip(params, targets, strict=True):
+            p.grad = target
+        pending = self._pending
+        pending.accumulated = accumulated if self.accumulate else None
+        pending.backward_done = True
+        pending.rule_state = state
+        pending.versions_after_step = None
+        pending.written = {p: target for p, target in zip(params, targets, strict=True) if target is not None}
+        pending.last = Combination(names, losses, matrix, weights)
+        return pending.last
+
+    def _weights(
+        self, matrix: Tensor, names: tuple[str, ...], given: dict[str, Any]
+    ) -> tuple[Tensor, tuple[str, State] | None]:
+        if isinstance(self.rule, CoordinateRule):
+            return torch.full_like(matrix[0], torch.nan), None
+        if isinstance(self.rule, StatefulRule):
+            # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
+            key = "~".join(names)
+            saved = self.base.param_groups[0].get(STATE_KEY, {}).get(key)
+            state = self.rule.init(matrix) if saved is None else saved
+            weights, state = self.rule.update(matrix, state, **given)
+            check_weights(weights, self._signals.rule, matrix)
+            return weights.detach().to(matrix), (key, state)
+        weights = self.rule(matrix, **given)
+        check_weights(weights, self._signals.rule, matrix)
+        return weights.detach().to(matrix), None
+
+    def _noticed(self) -> _Pending:
+        """The step under way, cleared if ``model.zero_grad()`` has cleared the gradients behind our back."""
+        pending = self._pending
+        replaced = pending.written and not any(p.grad is t for p, t in pending.written.items())
+        zeroed_in_place = pending.versions_after_step not in (None, pending.versions())
+        if replaced or zeroed_in_place:
+            pending.clear()
+        return pending
+
+    # ---- the optimizer's own interface, handed to the base
+
+    def step(self, closure: Callable[[], Any] | None = None) -> Any:
+        """One step of the base optimizer along ``.grad``; with nothing pending, a plain step of the base.
+
+        Args:
+            closure: re-evaluates the model, calling `zero_grad` and `backward` itself, and returns a loss to report.
+        """
+        result = self.base.step() if closure is None else self.base.step(closure)
+        pending = self._pending
+        if pending.rule_state is not None:
+            key, state = pending.rule_state
+            group = self.base.param_groups[0]
+            group[STATE_KEY] = {**group.get(STATE_KEY, {}), key: state}
+            pending.rule_state = None
+        if self.accumulate:
+            pending.versions_after_step = pending.versions()
+        else:
+            pending.backward_done = False
+        return result
+
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget the gradients that have accumulated, per loss and in ``.grad``."""
+        self._pending.clear()
+        self.base.zero_grad(set_to_none)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The base optimizer's state dict, which loads into the bare base as well; a rule's state travels in it."""
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        state_dict = self.base.state_dict()
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        return state_dict
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """Load what `state_dict`, or the bare base's, returned."""
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        self.base.load_state_dict(state_dict)
+        self._pending.rule_state = None
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
+
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base; its parameters take part from the next `backward` on."""
+        self.base.add_param_group(param_group)
+        self._names |= _names_of(self.base, None)
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's parameter groups themselves."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state itself."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base optimizer's defaults themselves."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    def __repr__(self) -> str:
+        return f"MultiObjectiveGradient({self.base!r}, {self.rule!r})"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a scheduler leaves its wrapper of step() on the instance, and hooks are not pickled by any optimizer
+        skip = {"step", "_zero_grad_profile_name"} | {name for name in self.__dict__ if name.endswith("_hooks")}
+        return {name: value for name, value in self.__dict__.items() if name not in skip}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fill_hook_tables()
+
+    def _fill_hook_tables(self) -> None:
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self._optimizer_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_state_dict_post_hooks = OrderedDict()
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+        self._warned_capturable_if_run_uncaptured = True
+        self._patch_step_function()
+
+
+def _check_base(base: object) -> None:
+    if not isinstance(base, Optimizer):
+        got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
+        raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
+    closure = inspect.signature(base.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
+            "one scalar loss during the step, while a combination of gradients is the gradient of none"
+        )
+
+
+def _names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:
+    if params is not None:
+        names = {p: name for name, p in (params.items() if isinstance(params, Mapping) else params)}
+        for group in base.param_groups:
+            for p in group["params"]:
+                if p.requires_grad and p not in names:
+                    raise ValueError(
+                        f"params must name every parameter of the base; it lacks one of shape {tuple(p.shape)}"
+                    )
+        return names
+    return {
+        p: name
+        for group in base.param_groups
+        for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
+    }
+
+
+def _combine_coordinates(
+    rule: CoordinateRule, rows: list[Row], given: dict[str, Any], finite: Tensor, targets: list[Tensor | None]
+) -> None:
+    directions = []
+    for target, *tensors in zip(targets, *rows, strict=True):
+        if target is not None:
+            stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
+            direction = rule.combine(stacked, **given)
+            if direction.shape != target.shape:
+                raise ValueError(
+                    f"{type(rule).__name__} must return the direction of a parameter, shape {tuple(target.shape)}; "
+                    f"got shape {tuple(direction.shape)}"
+                )
+            directions.append((target, torch.where(finite.to(target.device), direction, torch.nan)))
+    for target, direction in directions:
+        target.copy_(direction)
