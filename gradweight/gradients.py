@@ -117,9 +117,8 @@ def by_autograd(
     """One `torch.autograd.grad` per loss, `None` where it does not reach a parameter, sparse gradients densified."""
     rows = []
     for loss, keep in zip(losses, retain, strict=True):
-        cotangent = None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
         row = torch.autograd.grad(
-            loss, params, cotangent, retain_graph=keep, create_graph=create_graph, allow_unused=True
+            loss, params, _cotangent(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
         )
         rows.append([_dense(t) for t in row])
     return rows
@@ -134,9 +133,7 @@ def _by_hooks(
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            loss.backward(
-                None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss), retain_graph=keep
-            )
+            loss.backward(_cotangent(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
             rows.append([_dense(p.grad) for p in params])
     finally:
         for p, grad in zip(params, before, strict=True):
@@ -297,6 +294,10 @@ def _reentrant_message(engine: str) -> str:
 
 def _sharded(params: Iterable[Tensor]) -> bool:
     return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in params)
+
+
+def _cotangent(loss: Tensor, scale: Tensor | None) -> Tensor | None:
+    return None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
 
 
 def _dense(gradient: Tensor | None) -> Tensor | None:

@@ -34,7 +34,7 @@ class _Pending:
     accumulated: Accumulated | None = None
     backward_done: bool = False
     written: dict[Tensor, Tensor] = field(default_factory=dict)
-    rule_state: tuple[str, State] | None = None
+    rule_state: State = field(default_factory=dict)
     versions_after_step: list[int] | None = None
     last: Combination | None = None
 
@@ -182,6 +182,8 @@ class MultiObjectiveGradient(Optimizer):
             matrix = matrix / scale.to(matrix) ** 2
         losses = accumulated.losses.to(matrix)
         signals = {name: value.to(matrix) for name, value in accumulated.signals.items()}
+        if "step" in self._signals.known:
+            signals["step"] = self._steps_taken(matrix.device)
         given = self._signals.select({"names": names, "losses": losses, **signals})
         finite = torch.isfinite(matrix).all()
 
@@ -205,22 +207,32 @@ class MultiObjectiveGradient(Optimizer):
         pending.last = Combination(names, losses, matrix, weights)
         return pending.last
 
-    def _weights(
-        self, matrix: Tensor, names: tuple[str, ...], given: dict[str, Any]
-    ) -> tuple[Tensor, tuple[str, State] | None]:
+    def _weights(self, matrix: Tensor, names: tuple[str, ...], given: dict[str, Any]) -> tuple[Tensor, State]:
+        """The rule's weights, and the entries of its saved state that this step changes."""
+        changed: State = {}
+        if "step" in given:
+            changed["step"] = given["step"] + 1
         if isinstance(self.rule, CoordinateRule):
-            return torch.full_like(matrix[0], torch.nan), None
+            return torch.full_like(matrix[0], torch.nan), changed
         if isinstance(self.rule, StatefulRule):
             # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
-            key = "~".join(names)
-            saved = self.base.param_groups[0].get(STATE_KEY, {}).get(key)
-            state = self.rule.init(matrix) if saved is None else saved
-            weights, state = self.rule.update(matrix, state, **given)
-            check_weights(weights, self._signals.rule, matrix)
-            return weights.detach().to(matrix), (key, state)
-        weights = self.rule(matrix, **given)
+            key = "state of " + "~".join(names)
+            state = self._saved().get(key)
+            weights, changed[key] = self.rule.update(
+                matrix, self.rule.init(matrix) if state is None else state, **given
+            )
+        else:
+            weights = self.rule(matrix, **given)
         check_weights(weights, self._signals.rule, matrix)
-        return weights.detach().to(matrix), None
+        return weights.detach().to(matrix), changed
+
+    def _saved(self) -> State:
+        saved: State = self.base.param_groups[0].get(STATE_KEY, {})
+        return saved
+
+    def _steps_taken(self, device: torch.device) -> Tensor:
+        steps = self._saved().get("step")
+        return torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
 
     def _noticed(self) -> _Pending:
         """The step under way, cleared if ``model.zero_grad()`` has cleared the gradients behind our back."""
@@ -241,11 +253,9 @@ class MultiObjectiveGradient(Optimizer):
         """
         result = self.base.step() if closure is None else self.base.step(closure)
         pending = self._pending
-        if pending.rule_state is not None:
-            key, state = pending.rule_state
-            group = self.base.param_groups[0]
-            group[STATE_KEY] = {**group.get(STATE_KEY, {}), key: state}
-            pending.rule_state = None
+        if pending.rule_state:
+            self.base.param_groups[0][STATE_KEY] = self._saved() | pending.rule_state
+            pending.rule_state = {}
         if self.accumulate:
             pending.versions_after_step = pending.versions()
         else:
@@ -273,7 +283,7 @@ class MultiObjectiveGradient(Optimizer):
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         self.base.load_state_dict(state_dict)
-        self._pending.rule_state = None
+        self._pending.rule_state = {}
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

@@ -8,9 +8,11 @@ shapes, and the shape alone says which it is:
   ``update(gram, state, /, *, <signals>) -> (weights, state)``, the state a dict of tensors, passed and returned;
 - a `CoordinateRule`, which needs the gradients themselves: ``combine(rows, /, *, <signals>) -> direction``.
 
-The keyword-only parameters are the rule's **signals**. `names` (a tuple of str) and `losses` (an (m,) array) come
-by themselves, everything else is what the user passes to ``backward``: a GAN's ``real_score``, say. A parameter
-with a default is optional, one without is required, and a rule with ``**signals`` takes whatever comes.
+The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and
+`step` (a 0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a
+group and every resumed run must repeat) come by themselves. Everything else is what the user passes to
+``backward``: a GAN's ``real_score``, say. A parameter with a default is optional, one without is required, and a
+rule with ``**signals`` takes whatever comes.
 """
 
 from __future__ import annotations
@@ -32,7 +34,8 @@ Array: TypeAlias = Any
 State: TypeAlias = dict[str, Array]
 """What a stateful rule remembers: named arrays, nothing else, so that any checkpoint can hold it."""
 
-GIVEN_BY_THE_STEP = frozenset({"names", "losses"})
+BY_THEMSELVES = frozenset({"names", "losses", "step"})
+"""The signals that nobody has to pass to ``backward``."""
 
 
 @runtime_checkable
@@ -109,23 +112,24 @@ class Signals:
                 known.add(parameter.name)
                 if parameter.default is inspect.Parameter.empty:
                     required.add(parameter.name)
-        return Signals(name, frozenset(required - GIVEN_BY_THE_STEP), frozenset(known), takes_any)
+        return Signals(name, frozenset(required), frozenset(known), takes_any)
 
-    def check(self, given: Collection[str], caller: str) -> None:
+    def check(self, given: Collection[str], caller: str, by_themselves: Collection[str] = BY_THEMSELVES) -> None:
         """Raise `TypeError` unless ``given`` has every signal that the rule requires and none that it does not know.
 
         Args:
             given: names of the signals that the user passed.
             caller: who was called, for the message.
+            by_themselves: names of the signals that the caller adds, which the user must not pass.
         """
         got = sorted(given) or "no signals"
-        for missing in sorted(self.required.difference(given)):
+        for missing in sorted(self.required.difference(given, by_themselves)):
             raise TypeError(f"{self.rule} needs the signal {missing!r}; {caller} was given {got}")
-        own = sorted(self.known - GIVEN_BY_THE_STEP)
+        own = sorted(self.known.difference(by_themselves))
         for unknown in sorted(set(given).difference(own)):
-            if unknown in GIVEN_BY_THE_STEP or not self.takes_any:
+            if unknown in by_themselves or not self.takes_any:
                 raise TypeError(
-                    f"{self.rule} has no signal {unknown!r}; it takes {own or 'none'}, {caller} was given {got}"
+                    f"{self.rule} has no signal {unknown!r}; it takes {own or 'none'}, and {caller} was given {got}"
                 )
 
     def select(self, signals: Mapping[str, Any]) -> dict[str, Any]:
