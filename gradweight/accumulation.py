@@ -22,12 +22,18 @@ class Accumulated:
     would see for the whole batch at once: the sum of losses that were each divided by the number of micro-batches,
     and the mean of equally many scores.
 
+    Under `join` the factor comes from the host instead, by way of the cotangent c of each micro-batch: rows and
+    losses are sums of c times what they are, divided by the sum of c where the rule looks at them. That is their
+    mean, whether the host divides by the number of micro-batches, multiplies by a loss scale, or neither.
+
     Args:
         names: names of the losses.
         params: the parameters that the rows refer to.
-        rows: one gradient per loss, scaled as the losses were.
-        losses: (m,) values.
+        rows: one gradient per loss, times the scale.
+        losses: (m,) values, times the scale.
         signals: name -> 0-dim tensor.
+        scale: 0-dim, what rows and losses are to be divided by; None for 1.
+        joined: whether the scale is a sum over the micro-batches.
         backwards: how many micro-batches.
     """
 
@@ -36,34 +42,57 @@ class Accumulated:
     rows: list[Row]
     losses: Tensor
     signals: dict[str, Tensor]
+    scale: Tensor | None = None
+    joined: bool = False
     backwards: int = 1
 
     @staticmethod
-    def of(gradients: Gradients, params: list[Tensor], signals: Mapping[str, Tensor | float]) -> Accumulated:
+    def of(
+        gradients: Gradients,
+        params: list[Tensor],
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None = None,
+        joined: bool = False,
+    ) -> Accumulated:
         """One micro-batch."""
         device = params[0].device
         dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
         losses = torch.stack([loss.reshape(()).to(device, dtype) for loss in gradients.losses])
         tensors = {name: _as_tensor(value, losses) for name, value in signals.items()}
-        return Accumulated(gradients.names, params, gradients.rows, losses, tensors)
+        if scale is not None:
+            scale = scale.detach().to(losses)
+            losses = losses * scale
+        return Accumulated(gradients.names, params, gradients.rows, losses, tensors, scale, joined)
+
+    def unscaled(self, gram: Tensor) -> tuple[Tensor, Tensor]:
+        """The Gram matrix of the rows and the losses as the rule should see them, in the dtype of ``gram``."""
+        losses = self.losses.to(gram)
+        if self.scale is None:
+            return gram, losses
+        scale = self.scale.to(gram)
+        scale = torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN
+        return gram / scale / scale, losses / scale
 
     def plus(self, new: Accumulated) -> Accumulated:
         """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.
 
         Raises:
-            ValueError: the names of the losses differ.
+            ValueError: the names of the losses differ, or one is from `backward` and one from `join`.
         """
         if self.names != new.names:
             raise ValueError(
                 f"the micro-batches of one step need the same losses: {list(self.names)} before, "
                 f"{list(new.names)} now; call zero_grad() between steps"
             )
+        if self.joined != new.joined:
+            raise ValueError("the micro-batches of one step need all backward() or all join(); got both")
         share = new.backwards / (self.backwards + new.backwards)
         return replace(
             new,
             rows=accumulate(_aligned(self.rows, self.params, new.params), new.rows),
             losses=self.losses + new.losses,
             signals={name: torch.lerp(self.signals[name], value, share) for name, value in new.signals.items()},
+            scale=self.scale + new.scale if self.joined and self.scale is not None else new.scale,
             backwards=self.backwards + new.backwards,
         )
 

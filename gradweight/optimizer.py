@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import inspect
+import functools
+import weakref
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
@@ -13,9 +14,11 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
+from .base import check_base, names_of
 from .combination import Combination
-from .gradients import ENGINES, Losses, loss_gradients
-from .rows import Row, combine, gram, in_place_targets, kept_targets
+from .gradients import ENGINES, Losses, check_losses, loss_gradients
+from .join import Joined, join
+from .rows import combine, combine_by_coordinate, gram, in_place_targets, kept_targets
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
 
 __all__ = ["MultiObjectiveGradient"]
@@ -36,11 +39,12 @@ class _Pending:
     written: dict[Tensor, Tensor] = field(default_factory=dict)
     rule_state: State = field(default_factory=dict)
     versions_after_step: list[int] | None = None
+    joined: weakref.ref[Joined] | None = None
     last: Combination | None = None
 
     def clear(self) -> None:
-        """Forget everything but the last combination."""
-        vars(self).update(vars(_Pending(last=self.last)))
+        """Forget the gradients that have accumulated."""
+        vars(self).update(vars(_Pending(joined=self.joined, last=self.last)))
 
     def versions(self) -> list[int]:
         """How often each tensor that we laid into a ``.grad`` has been written to."""
@@ -105,7 +109,7 @@ class MultiObjectiveGradient(Optimizer):
     ) -> None:
         # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
         # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
-        _check_base(base)
+        check_base(base)
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {list(ENGINES)}; got {engine!r}")
         self.base = base
@@ -113,7 +117,7 @@ class MultiObjectiveGradient(Optimizer):
         self.engine = engine
         self.accumulate = accumulate
         self._signals = Signals.of(rule)
-        self._names = _names_of(base, params)
+        self._names = names_of(base, params)
         self._kept: dict[Tensor, Tensor] = {}
         self._pending = _Pending()
         self._fill_hook_tables()
@@ -157,30 +161,86 @@ class MultiObjectiveGradient(Optimizer):
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
         self._signals.check(signals, "backward()")
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._params()[0].device))
+        return self._gather(losses, signals, scale, retain_graph=retain_graph)
+
+    def join(self, losses: Mapping[str, Tensor], **signals: Tensor | float) -> Tensor:
+        """One scalar, the sum of the losses, whose ``.backward()`` does what `backward` does.
+
+        For training frameworks that call ``.backward()`` themselves: return this as the loss. Whatever the host
+        multiplies it by (a loss scale, 1 / accumulation steps) scales ``.grad`` and is undone for the rule, which
+        sees the mean over the micro-batches.
+
+        Args:
+            losses: a mapping name -> scalar tensor.
+            **signals: as for `backward`.
+
+        Returns:
+            A 0-dim tensor. Under ``torch.no_grad()`` (validation, say) it is the plain sum.
+
+        Raises:
+            TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
+            RuntimeError: the scalar of an earlier `join` is still waiting for its backward.
+
+        Example:
+            >>> from gradweight.rules import AngleBisector
+            >>> net = torch.nn.Linear(2, 1, bias=False)
+            >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
+            >>> a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
+            >>> loss = opt.join({"a": net(a).sum(), "b": net(b).sum()})
+            >>> loss.backward()
+            >>> net.weight.grad
+            tensor([[1., 1.]])
+        """
+        self._signals.check(signals, "join()")
+        if not torch.is_grad_enabled():
+            return torch.stack([loss.detach().reshape(()) for loss in losses.values()]).sum()
+        values = check_losses(losses)
+        waiting = None if self._pending.joined is None else self._pending.joined()
+        if waiting is not None and not waiting.done:
+            raise RuntimeError(
+                f"join() was called for {list(values)} while the scalar that it returned for {list(waiting.losses)} "
+                "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
+                "join() returns"
+            )
+        scalar, self._pending.joined = join(
+            Joined(values, lambda losses, cotangent: self._gather(losses, signals, cotangent, joined=True))
+        )
+        return scalar
+
+    def _gather(
+        self,
+        losses: Losses,
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None,
+        *,
+        retain_graph: bool = False,
+        joined: bool = False,
+    ) -> Combination:
         pending = self._noticed()
         if pending.backward_done and not self.accumulate:
             raise RuntimeError(
                 "accumulate=False says that a step is one backward(), which combines in place; this is the second one "
                 "before step() or zero_grad(): use accumulate=True to add up micro-batches"
             )
-        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=params[0].device))
+        params = self._params()
         names = [self._names[p] for p in params] if all(p in self._names for p in params) else None
         gradients = loss_gradients(
             losses, params, names=names, engine=self.engine, scale=scale, retain_graph=retain_graph
         )
-        new = Accumulated.of(gradients, params, signals)
+        new = Accumulated.of(gradients, params, signals, scale, joined)
         accumulated = new if pending.accumulated is None else pending.accumulated.plus(new)
-        return self._combine(accumulated, scale, in_place=not self.accumulate and not retain_graph)
+        return self._combine(accumulated, in_place=not self.accumulate and not retain_graph)
 
-    def _combine(self, accumulated: Accumulated, scale: Tensor | None, in_place: bool) -> Combination:
+    def _params(self) -> list[Tensor]:
+        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
+        return params
+
+    def _combine(self, accumulated: Accumulated, in_place: bool) -> Combination:
         names, params, rows = accumulated.names, accumulated.params, accumulated.rows
-        matrix = gram(rows)
-        if scale is not None:
-            matrix = matrix / scale.to(matrix) ** 2
-        losses = accumulated.losses.to(matrix)
+        matrix, losses = accumulated.unscaled(gram(rows))
         signals = {name: value.to(matrix) for name, value in accumulated.signals.items()}
         if "step" in self._signals.known:
             signals["step"] = self._steps_taken(matrix.device)
@@ -190,7 +250,7 @@ class MultiObjectiveGradient(Optimizer):
         targets = in_place_targets(rows, params) if in_place else kept_targets(rows, params, self._kept)
         weights, state = self._weights(matrix, names, given)
         if isinstance(self.rule, CoordinateRule):
-            _combine_coordinates(self.rule, rows, given, finite, targets)
+            combine_by_coordinate(functools.partial(self.rule.combine, **given), rows, finite, targets)
         else:
             weights = torch.where(finite, weights, torch.nan)
             combine(rows, weights, targets)
@@ -290,7 +350,7 @@ class MultiObjectiveGradient(Optimizer):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its parameters take part from the next `backward` on."""
         self.base.add_param_group(param_group)
-        self._names |= _names_of(self.base, None)
+        self._names |= names_of(self.base, None)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -340,50 +400,3 @@ class MultiObjectiveGradient(Optimizer):
         self._optimizer_load_state_dict_post_hooks = OrderedDict()
         self._warned_capturable_if_run_uncaptured = True
         self._patch_step_function()
-
-
-def _check_base(base: object) -> None:
-    if not isinstance(base, Optimizer):
-        got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
-        raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
-    closure = inspect.signature(base.step).parameters.get("closure")
-    if closure is not None and closure.default is inspect.Parameter.empty:
-        raise TypeError(
-            f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
-            "one scalar loss during the step, while a combination of gradients is the gradient of none"
-        )
-
-
-def _names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:
-    if params is not None:
-        names = {p: name for name, p in (params.items() if isinstance(params, Mapping) else params)}
-        for group in base.param_groups:
-            for p in group["params"]:
-                if p.requires_grad and p not in names:
-                    raise ValueError(
-                        f"params must name every parameter of the base; it lacks one of shape {tuple(p.shape)}"
-                    )
-        return names
-    return {
-        p: name
-        for group in base.param_groups
-        for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
-    }
-
-
-def _combine_coordinates(
-    rule: CoordinateRule, rows: list[Row], given: dict[str, Any], finite: Tensor, targets: list[Tensor | None]
-) -> None:
-    directions = []
-    for target, *tensors in zip(targets, *rows, strict=True):
-        if target is not None:
-            stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
-            direction = rule.combine(stacked, **given)
-            if direction.shape != target.shape:
-                raise ValueError(
-                    f"{type(rule).__name__} must return the direction of a parameter, shape {tuple(target.shape)}; "
-                    f"got shape {tuple(direction.shape)}"
-                )
-            directions.append((target, torch.where(finite.to(target.device), direction, torch.nan)))
-    for target, direction in directions:
-        target.copy_(direction)

@@ -7,13 +7,13 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Row", "accumulate", "combine", "gram"]
+__all__ = ["Row", "accumulate", "combine", "combine_by_coordinate", "gram", "in_place_targets", "kept_targets"]
 
 Row: TypeAlias = list[Tensor | None]
 
@@ -78,6 +78,31 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
         torch.mul(first, first_weight, out=target)
         for weight, tensor in others:
             target.addcmul_(tensor, weight.to(tensor.dtype))
+
+
+def combine_by_coordinate(
+    rule: Callable[[Tensor], Tensor], rows: Sequence[Row], finite: Tensor, out: Sequence[Tensor | None]
+) -> None:
+    """Write ``rule(stacked gradients)`` into ``out``, parameter by parameter, (m, ...) -> (...); NaN unless ``finite``.
+
+    A gradient that does not exist counts as zeros. Every direction is computed before the first one is written.
+
+    Raises:
+        ValueError: the rule returned another shape than the parameter's.
+    """
+    directions: list[tuple[Tensor, Tensor]] = []
+    for target, *tensors in zip(out, *rows, strict=True):
+        if target is None:
+            continue
+        direction = rule(torch.stack([torch.zeros_like(target) if t is None else t for t in tensors]))
+        if direction.shape != target.shape:
+            raise ValueError(
+                f"combine() must return the direction of a parameter, shape {tuple(target.shape)}; "
+                f"got shape {tuple(direction.shape)}"
+            )
+        directions.append((target, torch.where(finite.to(target.device), direction, torch.nan)))
+    for target, direction in directions:
+        target.copy_(direction)
 
 
 def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

@@ -1,0 +1,46 @@
+"""What the wrapper asks of the optimizer that it wraps."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterable, Mapping
+
+from torch import Tensor
+from torch.optim import Optimizer
+
+__all__ = ["check_base", "names_of"]
+
+
+def check_base(base: object) -> None:
+    """Raise `TypeError` unless ``base`` is an optimizer that steps along ``.grad`` without asking for losses."""
+    if not isinstance(base, Optimizer):
+        got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
+        raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
+    closure = inspect.signature(base.step).parameters.get("closure")
+    if closure is not None and closure.default is inspect.Parameter.empty:
+        raise TypeError(
+            f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
+            "one scalar loss during the step, while a combination of gradients is the gradient of none"
+        )
+
+
+def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:
+    """The name of each parameter: from ``params`` if given, else as far as ``base`` was built with names.
+
+    Raises:
+        ValueError: ``params`` lacks a parameter of the base.
+    """
+    if params is not None:
+        names = {p: name for name, p in (params.items() if isinstance(params, Mapping) else params)}
+        for group in base.param_groups:
+            for p in group["params"]:
+                if p.requires_grad and p not in names:
+                    raise ValueError(
+                        f"params must name every parameter of the base; it lacks one of shape {tuple(p.shape)}"
+                    )
+        return names
+    return {
+        p: name
+        for group in base.param_groups
+        for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
+    }
