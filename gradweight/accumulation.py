@@ -92,7 +92,7 @@ class Accumulated:
             rows=accumulate(_aligned(self.rows, self.params, new.params), new.rows),
             losses=self.losses + new.losses,
             signals={name: torch.lerp(self.signals[name], value, share) for name, value in new.signals.items()},
-            scale=self.scale + new.scale if self.joined and self.scale is not None else new.scale,
+            scale=new.scale if self.scale is None or new.scale is None or not new.joined else self.scale + new.scale,
             backwards=self.backwards + new.backwards,
         )
 

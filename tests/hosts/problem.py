@@ -1,0 +1,82 @@
+"""One small two-loss problem, and its training written out by hand: what every host must reproduce.
+
+The network, the data and the order of the batches are fixed. `by_hand` uses nothing of the package: one
+`torch.autograd.grad` per loss and micro-batch, means over the micro-batches, the angle bisector as Theorem 2.1
+prints it, clipping, and a step.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import Tensor, nn
+
+MICRO_BATCHES = 12
+LEARNING_RATE = 0.05
+
+
+def network() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2))
+
+
+def batches() -> list[tuple[Tensor, Tensor]]:
+    generator = torch.Generator().manual_seed(1)
+    return [
+        (torch.randn(5, 3, generator=generator), torch.randn(5, 2, generator=generator)) for _ in range(MICRO_BATCHES)
+    ]
+
+
+def losses(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
+    prediction = net(x)
+    return {"fit": (prediction - y).square().mean(), "size": 30 * prediction.abs().mean()}
+
+
+def by_hand(
+    *,
+    accumulate: int = 1,
+    divide: bool = True,
+    clip_norm: float | None = None,
+    clip_value: float | None = None,
+    scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
+    base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    epochs: int = 1,
+    scheduler_every_epoch: bool = False,
+) -> dict[str, Tensor]:
+    """The parameters after training. ``divide=False``: a host that leaves .grad the sum over the micro-batches."""
+    net = network()
+    params = list(net.parameters())
+    optimizer = base(params, lr=LEARNING_RATE)
+    schedule = None if scheduler is None else scheduler(optimizer)
+    for _ in range(epochs):
+        rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
+        for i, (x, y) in enumerate(batches()):
+            for row, loss in zip(rows, losses(net, x, y).values(), strict=True):
+                for total, g in zip(row, torch.autograd.grad(loss, params, retain_graph=True), strict=True):
+                    total += g / accumulate
+            if (i + 1) % accumulate:
+                continue
+            inverse = [1 / torch.cat([g.flatten() for g in row]).norm() for row in rows]
+            factor = 1 if divide else accumulate
+            for p, a, b in zip(params, *rows, strict=True):
+                p.grad = factor * (inverse[0] * a + inverse[1] * b)
+            if clip_norm is not None:
+                nn.utils.clip_grad_norm_(params, clip_norm)
+            if clip_value is not None:
+                nn.utils.clip_grad_value_(params, clip_value)
+            optimizer.step()
+            if schedule is not None and not scheduler_every_epoch:
+                schedule.step()
+            rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
+        if schedule is not None and scheduler_every_epoch:
+            schedule.step()
+    return copy.deepcopy(net.state_dict())
+
+
+def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
+    """Equal to 1e-6 of each tensor's size: float32, the same operations in another order."""
+    for name, tensor in expected.items():
+        error = (found[name].cpu() - tensor).abs().max() / tensor.abs().max()
+        assert error <= tolerance, f"{name}: {error}"
