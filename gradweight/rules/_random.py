@@ -1,0 +1,74 @@
+"""Random numbers as a function of (seed, step, index), in array code.
+
+A generator with a hidden state would have to be read back by the host, would differ between the processes of a group
+and would start again after a resume. A hash of a counter has none of that: the same draw comes from the same seed and
+step, on every process, device and library, eager or compiled.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+from ..rule import Array, array_namespace
+
+_MASK = 0xFFFFFFFF
+# multipliers below 2**31, so that the products of 16-bit halves stay far from the end of int64
+_FIRST, _SECOND, _THIRD = 0x7FEB352D, 0x45D9F3B, 0x2C1B3C6D
+
+
+def uniforms(seed: int, step: Array, shape: tuple[int, ...], like: Array, salt: Array | int = 0) -> Array:
+    """Independent numbers, uniform on the open interval (0, 1), of the given shape and of the dtype of ``like``.
+
+    Each is an odd multiple of 2**-24, the same in float32 and float64.
+
+    Args:
+        seed: which of the streams.
+        step: 0-dim integer array, or an int.
+        shape: of the result.
+        like: an array of the library, device and dtype to answer in.
+        salt: 0-dim integer array or an int that tells apart draws of one seed and step.
+    """
+    xp = array_namespace(like)
+    bits = _hash(seed, step, math.prod(shape), like, salt)
+    return xp.reshape((xp.astype(bits >> 9, like.dtype) + 0.5) * 2.0**-23, shape)
+
+
+def normals(seed: int, step: Array, shape: tuple[int, ...], like: Array) -> Array:
+    """Independent standard normal numbers (Box and Muller), of the given shape and of the dtype of ``like``."""
+    xp = array_namespace(like)
+    radius = xp.sqrt(-2 * xp.log(uniforms(seed, step, shape, like, salt=1)))
+    return radius * xp.cos(2 * math.pi * uniforms(seed, step, shape, like, salt=2))
+
+
+def permutations(seed: int, step: Array, count: int, n: int, like: Array) -> Array:
+    """``count`` independent permutations of 0, ..., n - 1: (count, n) integers."""
+    xp = array_namespace(like)
+    return xp.argsort(uniforms(seed, step, (count, n), like), axis=-1)
+
+
+def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int) -> Array:
+    """``count`` integers in [0, 2**32), (count,)."""
+    xp = array_namespace(like)
+    where = {"device": like.device} if xp.__name__.endswith("torch") else {}
+    # one more dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
+    zero = xp.zeros((1,), dtype=xp.int64, **where)
+    mixed = _mix(zero + (seed & _MASK))
+    mixed = _mix(mixed ^ ((zero + step) & _MASK))
+    mixed = _mix(mixed ^ ((zero + salt) & _MASK))
+    return _mix(mixed ^ xp.arange(count, dtype=xp.int64, **where))
+
+
+def _mix(x: Any) -> Any:
+    """A bijection of 32-bit integers that changes about half of the output bits with any input bit."""
+    x = _times((x ^ (x >> 16)) & _MASK, _FIRST)
+    x = _times(x ^ (x >> 15), _SECOND)
+    x = _times(x ^ (x >> 16), _THIRD)
+    return x ^ (x >> 15)
+
+
+def _times(x: Any, factor: int) -> Any:
+    """``x * factor mod 2**32``, without ever leaving the range of int64."""
+    low = (x & 0xFFFF) * factor
+    high = ((x >> 16) * factor) & 0xFFFF
+    return (low + (high << 16)) & _MASK

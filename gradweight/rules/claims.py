@@ -1,0 +1,149 @@
+"""Every rule and what it claims: one list that the tests run through and the documentation prints.
+
+The direction of a rule is ``d = sum_i w_i g_i``. A claim holds for every Gram matrix, degenerate ones included, up to
+rounding; a rule that holds it in some cases only does not claim it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..rule import CoordinateRule, Rule, StatefulRule
+from . import AdaptiveWeights, AdvAs, AngleBisector, Constant, Mean, OrthogonalProjection, Sum
+
+NAMES = tuple("abcdefghijklmnop")
+"""Names of the losses that the claims are made for: the first m of them."""
+
+
+GAN_SCORES = {"real_score": 0.6, "fake_score": 0.3}
+"""Mean scores for which `AdaptiveWeights` favours neither of its losses."""
+
+
+@dataclass(frozen=True)
+class Claims:
+    """A rule, when to use it, and the properties that hold for it.
+
+    Args:
+        rule: an instance; rules that look for losses by name find those of `NAMES`.
+        use: when to use it, in a few plain words.
+        setting: "(arguments)", where the list holds the class more than once.
+        non_conflicting: d makes no obtuse angle with any gradient, so that no loss rises to first order.
+        degree: d scales as the ``degree``-th power of the common length of the gradients; 1 is scale-equivariant, as
+            the sum is, and 0 means a step that is as long for small gradients as for large ones. None: no such law.
+        invariant_to_loss_scale: multiplying one loss by a positive number turns d nowhere (it may lengthen it).
+        permutation_equivariant: d does not depend on the order or the names of the losses, and leaving out a loss
+            whose gradient is zero gives the same d as never having had it.
+        vanishes_only_where_stationary: d is zero only where some convex combination of the gradients is, which is
+            where no step lowers all the losses to first order.
+        linear_under_scaling: d is a linear function of positive factors on the losses, which keeps the effect of a
+            learning rate, or of a small loss, proportional.
+        differentiable: weights have the derivative with respect to the Gram matrix that autograd computes, almost
+            everywhere.
+        losses: the smallest and the largest m that it takes.
+        needs: names of the losses whose gradient must not be zero for the claims to hold.
+        signals: values for the signals that it requires beside those that come by themselves.
+    """
+
+    rule: Rule
+    use: str
+    setting: str = ""
+    non_conflicting: bool = False
+    degree: float | None = 1
+    invariant_to_loss_scale: bool = False
+    permutation_equivariant: bool = True
+    vanishes_only_where_stationary: bool = False
+    linear_under_scaling: bool = False
+    differentiable: bool = True
+    losses: tuple[int, int] = (1, 16)
+    needs: tuple[str, ...] = ()
+    signals: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def name(self) -> str:
+        """How a table or a test calls it: the class, and what sets this instance apart from others of it."""
+        return type(self.rule).__name__ + self.setting
+
+    @property
+    def kind(self) -> str:
+        """What it is computed from: "Gram", "Gram, state" or "coordinates"."""
+        if isinstance(self.rule, CoordinateRule):
+            return "coordinates"
+        return "Gram, state" if isinstance(self.rule, StatefulRule) else "Gram"
+
+
+CLAIMS: tuple[Claims, ...] = (
+    Claims(
+        Sum(),
+        "a first baseline: what plain training does",
+        vanishes_only_where_stationary=True,
+        linear_under_scaling=True,
+    ),
+    Claims(
+        Mean(),
+        "the same with a step that does not grow with the number of losses",
+        vanishes_only_where_stationary=True,
+        linear_under_scaling=True,
+    ),
+    Claims(
+        Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
+        "weights that you have tuned, and want to keep",
+        permutation_equivariant=False,
+        vanishes_only_where_stationary=True,
+        linear_under_scaling=True,
+    ),
+    Claims(
+        AngleBisector(),
+        "adversarial losses, or any few losses that must all fall at one rate, whatever their scales",
+        non_conflicting=True,
+        degree=0,
+        invariant_to_loss_scale=True,
+    ),
+    Claims(
+        OrthogonalProjection(favour="a"),
+        "one loss may be followed only as far as it leaves the others unchanged",
+        non_conflicting=True,
+        degree=0,
+        invariant_to_loss_scale=True,
+        permutation_equivariant=False,
+        needs=("a",),
+    ),
+    Claims(
+        OrthogonalProjection(favour="a", when="conflict"),
+        "one main loss, and auxiliary ones that must not rise",
+        setting='(when="conflict")',
+        non_conflicting=True,
+        degree=0,
+        invariant_to_loss_scale=True,
+        permutation_equivariant=False,
+        vanishes_only_where_stationary=True,
+        losses=(1, 9),
+        needs=("a",),
+    ),
+    Claims(
+        AdaptiveWeights(real="a", fake="b"),
+        "a GAN's discriminator, guided by its own scores",
+        degree=None,
+        permutation_equivariant=False,
+        losses=(2, 16),
+        signals=GAN_SCORES,
+    ),
+    Claims(
+        AdaptiveWeights(real="a", fake="b", epsilon=0.0),
+        "the same without the paper's constant, which lets gradients conflict",
+        setting="(epsilon=0)",
+        non_conflicting=True,
+        degree=0,
+        invariant_to_loss_scale=True,
+        permutation_equivariant=False,
+        vanishes_only_where_stationary=True,
+        losses=(2, 2),
+        signals=GAN_SCORES,
+    ),
+    Claims(
+        AdvAs(penalty="a"),
+        "a GAN's generator with the AdvAs penalty",
+        permutation_equivariant=False,
+        vanishes_only_where_stationary=True,
+    ),
+)
+"""The rules of `gradweight.rules`, each with what it claims."""
