@@ -359,9 +359,8 @@ def test_two_parameters_of_one_name_are_an_error():
     """Two modules in two groups may both have a 'weight': a function could not tell them apart."""
     a, b = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
     params = [*a.named_parameters(), *b.named_parameters()]
-    opt = None
+    base = torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1)
     with pytest.raises(ValueError, match="weight"):
-        opt = MultiObjectiveGradient(torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1), Sum(), params=params)
-        opt.backward(lambda p: {"a": p["weight"].sum()})
+        MultiObjectiveGradient(base, Sum(), params=params).backward(lambda p: {"a": p["weight"].sum()})
     assert a.weight.grad is None
     assert b.weight.grad is None
