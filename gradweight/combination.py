@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
@@ -28,7 +28,9 @@ class Combination:
         names: names of the losses, in the order of the rows.
         losses: (m,) loss values.
         gram: (m, m) inner products of the gradients.
-        weights: (m,) weights; NaN for a rule that acts on coordinates, which has none.
+        weights: (m,) weights; NaN for a rule that acts on coordinates, which has none, and where `blocks` have
+            weights of their own.
+        blocks: the combination of each block, if there are several; then `gram` is the sum of theirs.
 
     Example:
         >>> gram = torch.tensor([[4.0, -3.0], [-3.0, 9.0]])
@@ -47,6 +49,7 @@ class Combination:
     losses: Tensor
     gram: Tensor
     weights: Tensor
+    blocks: dict[str, Combination] = field(default_factory=dict)
 
     @property
     def norms(self) -> Tensor:
@@ -75,18 +78,33 @@ class Combination:
     def as_dict(self) -> dict[str, float]:
         """Plain floats under flat keys, for any logger; this waits for the device, once.
 
-        Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>`` and, for each pair, ``cos/<a>~<b>``.
+        Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>`` and, for each pair, ``cos/<a>~<b>``. With
+        blocks, the last three also as ``weight/<block>/<name>`` and so on.
         """
-        m = len(self.names)
-        parts = [self.losses, self.weights, self.norms, self.cosines.flatten()]
-        numbers = torch.cat([part.to(self.gram.device, torch.float64) for part in parts]).tolist()
-        flat: dict[str, float] = {}
-        for k, kind in enumerate(("loss", "weight", "grad_norm")):
-            flat |= {f"{kind}/{name}": numbers[k * m + i] for i, name in enumerate(self.names)}
-        cosines = numbers[3 * m :]
-        for i, a in enumerate(self.names):
-            flat |= {f"cos/{a}~{b}": cosines[i * m + j] for j, b in enumerate(self.names) if j > i}
+        labelled = [pair for part, prefix in self._parts() for pair in part._labelled(prefix)]
+        together = torch.cat([values.to(self.gram.device, torch.float64) for _, values in labelled]).tolist()
+        flat = dict(zip((label for labels, _ in labelled for label in labels), together, strict=True))
+        if self.blocks:
+            for name in self.names:
+                del flat[f"weight/{name}"]
         return flat
+
+    def _parts(self) -> list[tuple[Combination, str]]:
+        return [(self, ""), *((block, f"{name}/") for name, block in self.blocks.items())]
+
+    def _labelled(self, prefix: str) -> list[tuple[list[str], Tensor]]:
+        above = [(i, j) for i in range(len(self.names)) for j in range(i + 1, len(self.names))]
+        pairs = [
+            ([f"weight/{prefix}{name}" for name in self.names], self.weights),
+            ([f"grad_norm/{prefix}{name}" for name in self.names], self.norms),
+        ]
+        if not prefix:
+            pairs.insert(0, ([f"loss/{name}" for name in self.names], self.losses))
+        if above:
+            cosines = self.cosines
+            labels = [f"cos/{prefix}{self.names[i]}~{self.names[j]}" for i, j in above]
+            pairs.append((labels, torch.stack([cosines[i, j] for i, j in above])))
+        return pairs
 
     def __str__(self) -> str:
         if self.gram.dim() != 2:
@@ -96,7 +114,7 @@ class Combination:
         lines = []
         for a in self.names:
             angles = [0.0 if a == b else _angle(flat.get(f"cos/{a}~{b}", flat.get(f"cos/{b}~{a}"))) for b in self.names]
-            lines.append([flat[f"loss/{a}"], flat[f"weight/{a}"], flat[f"grad_norm/{a}"], *angles])
+            lines.append([flat[f"loss/{a}"], flat.get(f"weight/{a}", math.nan), flat[f"grad_norm/{a}"], *angles])
         first = max(len("loss"), *(len(name) for name in self.names))
         widths = [max(9, len(title)) for title in header]
         rows = ["  ".join(["loss".ljust(first), *(t.rjust(w) for t, w in zip(header, widths, strict=True))])]
@@ -113,6 +131,6 @@ def _angle(cosine: float | None) -> float:
 # A node of tensors with the names beside them, so that `torch.vmap` and `torch.compile` return it like any output.
 _pytree.register_pytree_node(
     Combination,
-    lambda c: ([c.losses, c.gram, c.weights], c.names),
+    lambda c: ([c.losses, c.gram, c.weights, c.blocks], c.names),
     lambda tensors, names: Combination(names, *tensors),
 )

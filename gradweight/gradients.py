@@ -14,7 +14,7 @@ graphs of all the other losses: 1.6 to 2.1 times a plain step where losses have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -76,10 +76,12 @@ def loss_gradients(
             "whose graph is already built: use engine='autograd' or 'auto'"
         )
     values = check_losses(losses)
-    graphs = [_Graph.of(loss) for loss in values.values()]
+    graphs = [Graph.of(loss) for loss in values.values()]
     _check_reached(values, graphs, params, engine)
     hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
-    rows = (_by_hooks if hooks else by_autograd)(list(values.values()), params, _retain(graphs, retain_graph), scale)
+    rows = (_by_hooks if hooks else by_autograd)(
+        list(values.values()), params, retain_graphs(graphs, retain_graph), scale
+    )
     _check_nonempty(values, rows)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
 
@@ -118,9 +120,9 @@ def by_autograd(
     rows = []
     for loss, keep in zip(losses, retain, strict=True):
         row = torch.autograd.grad(
-            loss, params, _cotangent(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
+            loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
         )
-        rows.append([_dense(t) for t in row])
+        rows.append([dense(t) for t in row])
     return rows
 
 
@@ -133,8 +135,8 @@ def _by_hooks(
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            loss.backward(_cotangent(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
-            rows.append([_dense(p.grad) for p in params])
+            loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
+            rows.append([dense(p.grad) for p in params])
     finally:
         for p, grad in zip(params, before, strict=True):
             p.grad = grad
@@ -175,10 +177,10 @@ def _vjp(
 
     def record(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
         values = check_losses(function(dict(inputs)))
-        graphs = [_Graph.of(loss) for loss in values.values()]
+        graphs = [Graph.of(loss) for loss in values.values()]
         if any(graph.reentrant for graph in graphs):
             raise RuntimeError(_reentrant_message("engine='func'"))
-        rows = by_autograd(list(values.values()), list(inputs.values()), _retain(graphs, False), scale)
+        rows = by_autograd(list(values.values()), list(inputs.values()), retain_graphs(graphs, False), scale)
         _check_nonempty(values, rows)
         names.extend(values)
         reached.extend([t is not None for t in row] for row in rows)
@@ -221,7 +223,7 @@ def _named(params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, T
 
 
 @dataclass(frozen=True)
-class _Graph:
+class Graph:
     """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches."""
 
     nodes: set[Node]
@@ -229,16 +231,17 @@ class _Graph:
     reentrant: bool
 
     @staticmethod
-    def of(loss: Tensor) -> _Graph:
+    def of(loss: Tensor, stops: Collection[Node] = ()) -> Graph:
+        """Walk the graph behind ``loss``, up to the nodes in ``stops``."""
         if loss.grad_fn is None:
-            return _Graph(set(), {id(loss)}, False)
+            return Graph(set(), {id(loss)}, False)
         nodes: set[Node] = set()
         leaves: set[int] = set()
         reentrant = False
         pending: list[Node] = [loss.grad_fn]
         while pending:
             node = pending.pop()
-            if node in nodes:
+            if node in nodes or node in stops:
                 continue
             variable = getattr(node, "variable", None)
             if variable is not None:  # AccumulateGrad: holds no buffers, so sharing it is harmless
@@ -247,10 +250,10 @@ class _Graph:
             nodes.add(node)
             reentrant = reentrant or node.name() == _REENTRANT_CHECKPOINT
             pending.extend(parent for parent, _ in node.next_functions if parent is not None)
-        return _Graph(nodes, leaves, reentrant)
+        return Graph(nodes, leaves, reentrant)
 
 
-def _retain(graphs: Sequence[_Graph], retain_last: bool) -> list[bool]:
+def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
     """Which graphs must outlive their backward: those that share a node with a later loss."""
     retain: list[bool] = []
     later: set[Node] = set()
@@ -261,7 +264,7 @@ def _retain(graphs: Sequence[_Graph], retain_last: bool) -> list[bool]:
 
 
 def _check_reached(
-    values: Mapping[str, Tensor], graphs: Sequence[_Graph], params: Sequence[Tensor], engine: str
+    values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str
 ) -> None:
     ids = {id(p) for p in params}
     for name, graph in zip(values, graphs, strict=True):
@@ -296,11 +299,13 @@ def _sharded(params: Iterable[Tensor]) -> bool:
     return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in params)
 
 
-def _cotangent(loss: Tensor, scale: Tensor | None) -> Tensor | None:
+def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:
+    """The scale as the gradient of the loss by itself; None, which is 1, without one."""
     return None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
 
 
-def _dense(gradient: Tensor | None) -> Tensor | None:
+def dense(gradient: Tensor | None) -> Tensor | None:
+    """The gradient itself, or a sparse one (of an embedding) written out."""
     return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()
 
 

@@ -2,53 +2,23 @@
 
 from __future__ import annotations
 
-import functools
-import weakref
-from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections import OrderedDict, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .accumulation import Accumulated
 from .base import check_base, names_of
 from .combination import Combination
-from .gradients import ENGINES, Losses, check_losses, loss_gradients
+from .combiner import Blocks, Combiner, check_blocks
+from .gradients import ENGINES, Losses, check_losses
 from .join import Joined, join
-from .rows import combine, combine_by_coordinate, gram, in_place_targets, kept_targets
-from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+from .rule import CoordinateRule, Rule
+from .step import Settings, Step
 
 __all__ = ["MultiObjectiveGradient"]
-
-STATE_KEY = "rule_state"
-"""Where a rule's state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
-
-
-@dataclass
-class _Pending:
-    """The step under way.
-
-    One object that is changed and never replaced: training frameworks run our methods with a proxy as `self`.
-    """
-
-    accumulated: Accumulated | None = None
-    backward_done: bool = False
-    written: dict[Tensor, Tensor] = field(default_factory=dict)
-    rule_state: State = field(default_factory=dict)
-    versions_after_step: list[int] | None = None
-    joined: weakref.ref[Joined] | None = None
-    last: Combination | None = None
-
-    def clear(self) -> None:
-        """Forget the gradients that have accumulated."""
-        vars(self).update(vars(_Pending(joined=self.joined, last=self.last)))
-
-    def versions(self) -> list[int]:
-        """How often each tensor that we laid into a ``.grad`` has been written to."""
-        return [tensor._version for tensor in self.written.values()]
 
 
 class MultiObjectiveGradient(Optimizer):
@@ -76,6 +46,16 @@ class MultiObjectiveGradient(Optimizer):
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.
+        blocks: one combination per "group" (parameter group) or "layer" (parameters with one prefix, such as
+            ``trunk.0`` in ``trunk.0.weight``), or per value of a function of the parameter's name, for which None
+            leaves the parameter alone: the plain sum of its gradients. Each block has its own Gram matrix and
+            weights, so a rule's guarantee holds within every block, and where it is about angles or conflicts
+            also for the whole, since inner products add up over blocks; a normalization holds per block only.
+        refresh_every: n holds the weights for the n - 1 steps after the one that found them; those cost one backward
+            of the weighted sum. Exact: the direction is the one that these weights give. Approximate: the rule's
+            guarantees are for the gradients of the step that was measured, and the Gram matrix in a held step's
+            `Combination` is NaN. For losses that are tensors.
+        history: how many of the last steps' `Combination` to keep in `history`, on the device, without waiting.
 
     Raises:
         TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule.
@@ -106,31 +86,45 @@ class MultiObjectiveGradient(Optimizer):
         engine: str = "auto",
         params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None = None,
         accumulate: bool = True,
+        blocks: Blocks = None,
+        refresh_every: int = 1,
+        history: int = 0,
     ) -> None:
         # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
         # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
         check_base(base)
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {list(ENGINES)}; got {engine!r}")
+        check_blocks(blocks)
+        if refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1; got {refresh_every}")
+        if refresh_every > 1 and (blocks is not None or isinstance(rule, CoordinateRule)):
+            raise ValueError(
+                f"refresh_every={refresh_every} holds one weight per loss: it needs blocks=None and a rule that gives "
+                f"weights; got blocks={blocks!r} and {rule!r}"
+            )
         self.base = base
         self.rule = rule
-        self.engine = engine
-        self.accumulate = accumulate
-        self._signals = Signals.of(rule)
-        self._names = names_of(base, params)
-        self._kept: dict[Tensor, Tensor] = {}
-        self._pending = _Pending()
+        self.history: deque[Combination] = deque(maxlen=history)
+        settings = Settings(Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every)
+        self._step = Step(base, settings)
         self._fill_hook_tables()
 
     @property
     def last(self) -> Combination | None:
         """What the last `backward` returned; None before the first."""
-        return self._pending.last
+        return self._step.last
 
     # ---- the one way of the data: losses -> gradients -> gram -> rule -> weights -> .grad
 
     def backward(
-        self, losses: Losses, *, scaler: Any = None, retain_graph: bool = False, **signals: Tensor | float
+        self,
+        losses: Losses,
+        *,
+        scaler: Any = None,
+        retain_graph: bool = False,
+        shared: Tensor | Sequence[Tensor] | None = None,
+        **signals: Tensor | float,
     ) -> Combination:
         """Compute each loss's gradient, combine what has accumulated, and lay the direction into ``.grad``.
 
@@ -141,6 +135,12 @@ class MultiObjectiveGradient(Optimizer):
             scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``,
                 while the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
+            shared: a tensor (or several) through which all losses reach the trunk, such as the features that task
+                heads share. The rule is then shown the gradients at this tensor, and the trunk is walked back once
+                instead of m times.
+                Exact: the trunk's direction is the weighted sum of its per-loss gradients for these weights.
+                Approximate: the weights come from angles and norms at the tensor, not at the parameters. Each head
+                is left alone, the plain sum of its gradients. One backward per step.
             **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.
 
         Returns:
@@ -160,11 +160,17 @@ class MultiObjectiveGradient(Optimizer):
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        self._signals.check(signals, "backward()")
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._params()[0].device))
-        return self._gather(losses, signals, scale, retain_graph=retain_graph)
+        self._step.settings.combiner.signals.check(signals, "backward()")
+        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._step.params()[0].device))
+        return self._step.add(losses, signals, scale, shared=shared, retain_graph=retain_graph)
 
-    def join(self, losses: Mapping[str, Tensor], **signals: Tensor | float) -> Tensor:
+    def join(
+        self,
+        losses: Mapping[str, Tensor],
+        *,
+        shared: Tensor | Sequence[Tensor] | None = None,
+        **signals: Tensor | float,
+    ) -> Tensor:
         """One scalar, the sum of the losses, whose ``.backward()`` does what `backward` does.
 
         For training frameworks that call ``.backward()`` themselves: return this as the loss. Whatever the host
@@ -173,7 +179,7 @@ class MultiObjectiveGradient(Optimizer):
 
         Args:
             losses: a mapping name -> scalar tensor.
-            **signals: as for `backward`.
+            shared, **signals: as for `backward`.
 
         Returns:
             A 0-dim tensor. Under ``torch.no_grad()`` (validation, say) it is the plain sum.
@@ -192,116 +198,21 @@ class MultiObjectiveGradient(Optimizer):
             >>> net.weight.grad
             tensor([[1., 1.]])
         """
-        self._signals.check(signals, "join()")
+        self._step.settings.combiner.signals.check(signals, "join()")
         if not torch.is_grad_enabled():
             return torch.stack([loss.detach().reshape(()) for loss in losses.values()]).sum()
         values = check_losses(losses)
-        waiting = None if self._pending.joined is None else self._pending.joined()
+        waiting = None if self._step.joined is None else self._step.joined()
         if waiting is not None and not waiting.done:
             raise RuntimeError(
                 f"join() was called for {list(values)} while the scalar that it returned for {list(waiting.losses)} "
                 "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
                 "join() returns"
             )
-        scalar, self._pending.joined = join(
-            Joined(values, lambda losses, cotangent: self._gather(losses, signals, cotangent, joined=True))
+        scalar, self._step.joined = join(
+            Joined(values, lambda losses, c: self._step.add(losses, signals, c, shared=shared, joined=True))
         )
         return scalar
-
-    def _gather(
-        self,
-        losses: Losses,
-        signals: Mapping[str, Tensor | float],
-        scale: Tensor | None,
-        *,
-        retain_graph: bool = False,
-        joined: bool = False,
-    ) -> Combination:
-        pending = self._noticed()
-        if pending.backward_done and not self.accumulate:
-            raise RuntimeError(
-                "accumulate=False says that a step is one backward(), which combines in place; this is the second one "
-                "before step() or zero_grad(): use accumulate=True to add up micro-batches"
-            )
-        params = self._params()
-        names = [self._names[p] for p in params] if all(p in self._names for p in params) else None
-        gradients = loss_gradients(
-            losses, params, names=names, engine=self.engine, scale=scale, retain_graph=retain_graph
-        )
-        new = Accumulated.of(gradients, params, signals, scale, joined)
-        accumulated = new if pending.accumulated is None else pending.accumulated.plus(new)
-        return self._combine(accumulated, in_place=not self.accumulate and not retain_graph)
-
-    def _params(self) -> list[Tensor]:
-        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
-        if not params:
-            raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
-        return params
-
-    def _combine(self, accumulated: Accumulated, in_place: bool) -> Combination:
-        names, params, rows = accumulated.names, accumulated.params, accumulated.rows
-        matrix, losses = accumulated.unscaled(gram(rows))
-        signals = {name: value.to(matrix) for name, value in accumulated.signals.items()}
-        if "step" in self._signals.known:
-            signals["step"] = self._steps_taken(matrix.device)
-        given = self._signals.select({"names": names, "losses": losses, **signals})
-        finite = torch.isfinite(matrix).all()
-
-        targets = in_place_targets(rows, params) if in_place else kept_targets(rows, params, self._kept)
-        weights, state = self._weights(matrix, names, given)
-        if isinstance(self.rule, CoordinateRule):
-            combine_by_coordinate(functools.partial(self.rule.combine, **given), rows, finite, targets)
-        else:
-            weights = torch.where(finite, weights, torch.nan)
-            combine(rows, weights, targets)
-
-        # nothing below can fail: what came before has only read what a failure must leave as it was
-        for p, target in zip(params, targets, strict=True):
-            p.grad = target
-        pending = self._pending
-        pending.accumulated = accumulated if self.accumulate else None
-        pending.backward_done = True
-        pending.rule_state = state
-        pending.versions_after_step = None
-        pending.written = {p: target for p, target in zip(params, targets, strict=True) if target is not None}
-        pending.last = Combination(names, losses, matrix, weights)
-        return pending.last
-
-    def _weights(self, matrix: Tensor, names: tuple[str, ...], given: dict[str, Any]) -> tuple[Tensor, State]:
-        """The rule's weights, and the entries of its saved state that this step changes."""
-        changed: State = {}
-        if "step" in given:
-            changed["step"] = given["step"] + 1
-        if isinstance(self.rule, CoordinateRule):
-            return torch.full_like(matrix[0], torch.nan), changed
-        if isinstance(self.rule, StatefulRule):
-            # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
-            key = "state of " + "~".join(names)
-            state = self._saved().get(key)
-            weights, changed[key] = self.rule.update(
-                matrix, self.rule.init(matrix) if state is None else state, **given
-            )
-        else:
-            weights = self.rule(matrix, **given)
-        check_weights(weights, self._signals.rule, matrix)
-        return weights.detach().to(matrix), changed
-
-    def _saved(self) -> State:
-        saved: State = self.base.param_groups[0].get(STATE_KEY, {})
-        return saved
-
-    def _steps_taken(self, device: torch.device) -> Tensor:
-        steps = self._saved().get("step")
-        return torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
-
-    def _noticed(self) -> _Pending:
-        """The step under way, cleared if ``model.zero_grad()`` has cleared the gradients behind our back."""
-        pending = self._pending
-        replaced = pending.written and not any(p.grad is t for p, t in pending.written.items())
-        zeroed_in_place = pending.versions_after_step not in (None, pending.versions())
-        if replaced or zeroed_in_place:
-            pending.clear()
-        return pending
 
     # ---- the optimizer's own interface, handed to the base
 
@@ -312,19 +223,14 @@ class MultiObjectiveGradient(Optimizer):
             closure: re-evaluates the model, calling `zero_grad` and `backward` itself, and returns a loss to report.
         """
         result = self.base.step() if closure is None else self.base.step(closure)
-        pending = self._pending
-        if pending.rule_state:
-            self.base.param_groups[0][STATE_KEY] = self._saved() | pending.rule_state
-            pending.rule_state = {}
-        if self.accumulate:
-            pending.versions_after_step = pending.versions()
-        else:
-            pending.backward_done = False
+        followed = self._step.taken()
+        if followed is not None:
+            self.history.append(followed)
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients that have accumulated, per loss and in ``.grad``."""
-        self._pending.clear()
+        self._step.clear()
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
@@ -343,14 +249,14 @@ class MultiObjectiveGradient(Optimizer):
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         self.base.load_state_dict(state_dict)
-        self._pending.rule_state = {}
+        self._step.changed = {}
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base; its parameters take part from the next `backward` on."""
         self.base.add_param_group(param_group)
-        self._names |= names_of(self.base, None)
+        self._step.settings.names.update(names_of(self.base, None))
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:

@@ -1,0 +1,191 @@
+"""Combiner: from accumulated rows to the direction, by one rule, over all parameters at once or block by block."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor
+
+from .accumulation import Accumulated
+from .combination import Combination
+from .rows import Row, combine, combine_by_coordinate, gram
+from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+
+__all__ = ["Blocks", "Combiner"]
+
+Blocks: TypeAlias = Literal["group", "layer"] | Callable[[str], str | None] | None
+"""One combination for each parameter group, for each layer, for each value of a function of the parameter's name
+(None: the parameter is left alone), or a single one."""
+
+
+class Combiner:
+    """A rule at work: it is shown Gram matrix and signals, and its weights are applied to the rows.
+
+    Everything is passed and returned. What the rule remembers from step to step is read from ``saved`` and the
+    entries that change are returned, for the caller to keep once the step is taken.
+
+    Args:
+        rule: how to weight the losses.
+
+    Raises:
+        TypeError: ``rule`` is not a rule.
+    """
+
+    def __init__(self, rule: Rule) -> None:
+        self.rule = rule
+        self.signals = Signals.of(rule)
+
+    def __call__(
+        self,
+        accumulated: Accumulated,
+        blocks: Sequence[str | None] | None,
+        saved: State,
+        targets: Sequence[Tensor | None],
+    ) -> tuple[Combination, State]:
+        """Write the direction into ``targets``.
+
+        Args:
+            accumulated: the rows, the losses and the signals.
+            blocks: the block that each parameter belongs to, None for those left alone (weight 1 for every loss);
+                or None for a single combination.
+            saved: what the rule remembers.
+            targets: where to write, one per parameter; None where no loss reaches it.
+
+        Raises:
+            TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
+        """
+        if blocks is None:
+            return self._whole(accumulated, saved, targets)
+        return self._by_block(accumulated, blocks, saved, targets)
+
+    def held(self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None]) -> Combination:
+        """Write the direction of a step that reuses ``weights``: its one row is the gradient of the weighted sum."""
+        squared, losses = accumulated.unscaled(gram(accumulated.rows))
+        combine(accumulated.rows, torch.where(torch.isfinite(squared[0]), 1.0, torch.nan), targets)
+        unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
+        return Combination(accumulated.names, losses, unknown, weights)
+
+    def _whole(
+        self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None]
+    ) -> tuple[Combination, State]:
+        matrix, losses = accumulated.unscaled(gram(accumulated.rows))
+        weights, given, changed = self._weights(matrix, losses, accumulated, saved, "")
+        finite = torch.isfinite(matrix).all()
+        weights = torch.where(finite, weights, torch.nan)
+        self._write(accumulated.rows, weights, given, finite, targets)
+        return Combination(accumulated.names, losses, matrix, weights), changed
+
+    def _by_block(
+        self,
+        accumulated: Accumulated,
+        blocks: Sequence[str | None],
+        saved: State,
+        targets: Sequence[Tensor | None],
+    ) -> tuple[Combination, State]:
+        members: dict[str | None, list[int]] = {}
+        for index, (block, target) in enumerate(zip(blocks, targets, strict=True)):
+            if target is not None:
+                members.setdefault(block, []).append(index)
+        rows = {b: [[row[i] for i in indices] for row in accumulated.rows] for b, indices in members.items()}
+        grams = {block: accumulated.unscaled(gram(part)) for block, part in rows.items()}
+        total = functools.reduce(torch.add, (matrix.to(targets_device(targets)) for matrix, _ in grams.values()))
+        finite = torch.isfinite(total).all()
+
+        changed: State = {}
+        decided: dict[str | None, tuple[Tensor, dict[str, Any]]] = {}
+        combinations: dict[str, Combination] = {}
+        for block, (matrix, losses) in grams.items():
+            if block is None:
+                decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), {}
+                continue
+            weights, given, some = self._weights(matrix, losses, accumulated, saved, f" in {block}")
+            weights = torch.where(finite, weights, torch.nan)
+            changed |= some
+            decided[block] = weights, given
+            combinations[block] = Combination(accumulated.names, losses, matrix, weights)
+        # every rule has answered: now nothing can fail that would leave some blocks written and others not
+        for block, (weights, given) in decided.items():
+            part = [targets[i] for i in members[block]]
+            if block is None:
+                combine(rows[block], weights, part)
+            else:
+                self._write(rows[block], weights, given, finite, part)
+        _, losses = next(iter(grams.values()))
+        whole = Combination(accumulated.names, losses, total, torch.full_like(total[0], torch.nan), combinations)
+        return whole, changed
+
+    def _weights(
+        self, matrix: Tensor, losses: Tensor, accumulated: Accumulated, saved: State, where: str
+    ) -> tuple[Tensor, dict[str, Any], State]:
+        """The rule's weights, the signals that it was given, and the entries of its state that change."""
+        signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()}
+        changed: State = {}
+        if "step" in self.signals.known:
+            steps = saved.get("step")
+            device = matrix.device
+            signals["step"] = torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
+            changed["step"] = signals["step"] + 1
+        given = self.signals.select({"names": accumulated.names, "losses": losses, **signals})
+        if isinstance(self.rule, CoordinateRule):
+            return torch.full_like(matrix[0], torch.nan), given, changed
+        if isinstance(self.rule, StatefulRule):
+            # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
+            key = "state of " + "~".join(accumulated.names) + where
+            state = self.rule.init(matrix) if key not in saved else saved[key]
+            weights, changed[key] = self.rule.update(matrix, state, **given)
+        else:
+            weights = self.rule(matrix, **given)
+        check_weights(weights, self.signals.rule, matrix)
+        return weights.detach().to(matrix), given, changed
+
+    def _write(
+        self,
+        rows: list[Row],
+        weights: Tensor,
+        given: dict[str, Any],
+        finite: Tensor,
+        targets: Sequence[Tensor | None],
+    ) -> None:
+        if isinstance(self.rule, CoordinateRule):
+            combine_by_coordinate(functools.partial(self.rule.combine, **given), rows, finite, targets)
+        else:
+            combine(rows, weights, targets)
+
+
+def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | None) -> list[str | None] | None:
+    """The block of each parameter, from the index of its group and its name.
+
+    Raises:
+        ValueError: blocks that go by name, and no names.
+    """
+    if blocks is None:
+        return None
+    if blocks == "group":
+        return [f"group {group}" for group in groups]
+    if names is None:
+        raise ValueError(
+            "blocks by layer or by a function of the parameter's name need names: build the base optimizer from "
+            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
+        )
+    block: Callable[[str], str | None] = _layer if blocks == "layer" else blocks
+    return [block(name) for name in names]
+
+
+def check_blocks(blocks: object) -> None:
+    """Raise `ValueError` unless ``blocks`` is one of the kinds that there are."""
+    if not (blocks is None or blocks in ("group", "layer") or callable(blocks)):
+        raise ValueError(
+            f"blocks must be 'group', 'layer', a function of the parameter's name, or None; got {blocks!r}"
+        )
+
+
+def targets_device(targets: Sequence[Tensor | None]) -> torch.device:
+    """The device of the first target, where sums over all of them meet."""
+    return next(t.device for t in targets if t is not None)
+
+
+def _layer(name: str) -> str:
+    return name.rpartition(".")[0] or name

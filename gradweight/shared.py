@@ -1,0 +1,93 @@
+"""Representation level: rules fed by the gradients at a shared tensor, so that the trunk is walked back once."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from .gradients import Gradients, Graph, check_losses, cotangent_of, dense, retain_graphs
+from .rows import Row
+
+__all__ = ["Representation", "at_representation"]
+
+
+@dataclass(frozen=True)
+class Representation:
+    """The gradients of every loss at the shared tensors, and those of the parameters behind them.
+
+    Args:
+        gradients: names, losses, and one row per loss with one gradient per shared tensor.
+        heads: for each loss one row over all parameters: those of the heads, None for the trunk.
+        features: the shared tensors.
+        trunk: which parameters the shared tensors depend on.
+    """
+
+    gradients: Gradients
+    heads: list[Row]
+    features: list[Tensor]
+    trunk: list[bool]
+
+    def through_trunk(self, direction: Sequence[Tensor], params: Sequence[Tensor], retain_graph: bool) -> Row:
+        """The combined gradient at the shared tensors, walked back to the trunk's parameters: the one walk."""
+        wanted = [p for p, inside in zip(params, self.trunk, strict=True) if inside]
+        found = iter(
+            torch.autograd.grad(self.features, wanted, list(direction), retain_graph=retain_graph, allow_unused=True)
+        )
+        return [dense(next(found)) if inside else None for inside in self.trunk]
+
+
+def at_representation(
+    losses: Mapping[str, Tensor],
+    features: Tensor | Sequence[Tensor],
+    params: Sequence[Tensor],
+    *,
+    scale: Tensor | None,
+    retain_graph: bool,
+) -> Representation:
+    """Each loss walked back to the shared tensors and no further.
+
+    Args:
+        losses: name -> scalar tensor.
+        features: the tensor, or tensors, that the losses share; each with a graph.
+        params: all parameters, trunk and heads.
+        scale: 0-dim; multiplies the gradients.
+        retain_graph: keep the graphs of the heads.
+
+    Raises:
+        TypeError, ValueError: losses as in `check_losses`; a shared tensor without a graph, one that no loss depends
+            on, one without parameters behind it, or a parameter used both before and after the shared tensors,
+            whose gradient could not be told apart.
+    """
+    values = check_losses(losses)
+    shared = [features] if isinstance(features, Tensor) else list(features)
+    for tensor in shared:
+        if not isinstance(tensor, Tensor) or tensor.grad_fn is None:
+            raise ValueError("shared= needs tensors computed from the parameters, with a graph; got one without")
+    stops = {tensor.grad_fn for tensor in shared if tensor.grad_fn is not None}
+    graphs = [Graph.of(loss, stops) for loss in values.values()]
+    behind: set[int] = set().union(*(Graph.of(tensor).leaves for tensor in shared))
+    trunk = [id(p) in behind for p in params]
+    if not any(trunk):
+        raise ValueError("shared= needs tensors that depend on the parameters of the base optimizer; these do not")
+    for p, inside in zip(params, trunk, strict=True):
+        if inside and any(id(p) in graph.leaves for graph in graphs):
+            raise ValueError(
+                f"shared= needs the trunk and the heads to have parameters of their own; one of shape {tuple(p.shape)} "
+                "is used both before and after the shared tensors"
+            )
+    rows: list[Row] = []
+    heads: list[Row] = []
+    for loss, graph, keep in zip(values.values(), graphs, retain_graphs(graphs, retain_graph), strict=True):
+        mine = [id(p) in graph.leaves for p in params]
+        wanted = [*shared, *(p for p, hit in zip(params, mine, strict=True) if hit)]
+        found = torch.autograd.grad(loss, wanted, cotangent_of(loss, scale), retain_graph=keep, allow_unused=True)
+        rows.append([dense(t) for t in found[: len(shared)]])
+        remaining = iter(found[len(shared) :])
+        heads.append([dense(next(remaining)) if hit else None for hit in mine])
+    if all(t is None for row in rows for t in row):
+        raise ValueError(f"shared= needs tensors that the losses {list(values)} depend on; none does")
+    gradients = Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
+    return Representation(gradients, heads, shared, trunk)

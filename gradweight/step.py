@@ -1,0 +1,247 @@
+"""Step: the one under way, from named losses to the direction in ``.grad``."""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+from torch.optim import Optimizer
+
+from .accumulation import Accumulated
+from .combination import Combination
+from .combiner import Blocks, Combiner, block_of_each
+from .gradients import Gradients, Losses, check_losses, loss_gradients
+from .join import Joined
+from .rows import combine, gram, in_place_targets, kept_targets
+from .rule import State
+from .shared import at_representation
+
+__all__ = ["Settings", "Step"]
+
+STATE_KEY = "rule_state"
+"""Where a rule's state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How steps are to be taken; `gradweight.MultiObjectiveGradient` documents each field."""
+
+    combiner: Combiner
+    names: dict[Tensor, str]
+    engine: str
+    accumulate: bool
+    blocks: Blocks
+    refresh_every: int
+
+
+@dataclass
+class Step:
+    """What has been gathered since the last ``zero_grad``, and how more is added to it.
+
+    One object that is changed and never replaced: training frameworks run the wrapper's methods with a proxy as
+    `self`, and what they rebind there is lost.
+    """
+
+    base: Optimizer
+    settings: Settings
+    kept: dict[Tensor, Tensor] = field(default_factory=dict)
+    last: Combination | None = None
+    joined: weakref.ref[Joined] | None = None
+    accumulated: Accumulated | None = None
+    backward_done: bool = False
+    written: dict[Tensor, Tensor] = field(default_factory=dict)
+    changed: State = field(default_factory=dict)
+    versions_after_step: list[int] | None = None
+
+    def clear(self) -> None:
+        """Forget the gradients that have accumulated."""
+        self.accumulated = None
+        self.backward_done = False
+        self.written = {}
+        self.changed = {}
+        self.versions_after_step = None
+
+    def clear_if_zeroed(self) -> None:
+        """Notice that ``model.zero_grad()`` has cleared the gradients behind our back."""
+        replaced = self.written and not any(p.grad is t for p, t in self.written.items())
+        zeroed_in_place = self.versions_after_step not in (None, self._versions())
+        if replaced or zeroed_in_place:
+            self.clear()
+
+    def taken(self) -> Combination | None:
+        """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
+        followed = self.last if self.backward_done and self.versions_after_step is None else None
+        if self.changed:
+            self.base.param_groups[0][STATE_KEY] = self.saved() | self.changed
+            self.changed = {}
+        if self.settings.accumulate:
+            self.versions_after_step = self._versions()
+        else:
+            self.backward_done = False
+        return followed
+
+    def saved(self) -> State:
+        """What the rule remembers, as of the last step taken."""
+        saved: State = self.base.param_groups[0].get(STATE_KEY, {})
+        return saved
+
+    def params(self) -> list[Tensor]:
+        """The parameters to differentiate by: those of the base that require a gradient now."""
+        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        if not params:
+            raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
+        return params
+
+    def add(
+        self,
+        losses: Losses,
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None,
+        *,
+        shared: Tensor | Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        joined: bool = False,
+    ) -> Combination:
+        """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
+        self.clear_if_zeroed()
+        if self.backward_done and (shared is not None or not self.settings.accumulate):
+            raise RuntimeError(
+                f"{'accumulate=False' if shared is None else 'shared='} says that a step is one backward, whose rows "
+                "are not kept; this is the second one before step() or zero_grad(): do without it to add up "
+                "micro-batches"
+            )
+        if shared is not None:
+            return self._at_representation(losses, shared, signals, scale, retain_graph)
+        held = self._held_weights(losses)
+        if held is not None:
+            return self._held(check_losses(losses), held, signals, scale, retain_graph, joined)
+        params = self.params()
+        gradients = self._differentiate(losses, params, scale, retain_graph)
+        accumulated = self._plus(gradients, params, signals, scale, joined)
+        targets = self._targets(accumulated, retain_graph)
+        combination, changed = self.settings.combiner(accumulated, self._blocks(params), self.saved(), targets)
+        if self.settings.refresh_every > 1:
+            changed |= {_held_key(accumulated.names): combination.weights, "age": self._next_age()}
+        return self._lay(params, targets, combination, changed, accumulated)
+
+    def _held(
+        self,
+        losses: dict[str, Tensor],
+        weights: Tensor,
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None,
+        retain_graph: bool,
+        joined: bool,
+    ) -> Combination:
+        """A step that reuses weights: one backward of the weighted sum."""
+        params = self.params()
+        terms = [w.to(v.device) * v.reshape(()) for w, v in zip(weights.unbind(), losses.values(), strict=True)]
+        found = self._differentiate({"the weighted sum": torch.stack(terms).sum()}, params, scale, retain_graph)
+        gradients = Gradients(tuple(losses), [loss.detach() for loss in losses.values()], found.rows)
+        accumulated = self._plus(gradients, params, signals, scale, joined)
+        targets = self._targets(accumulated, retain_graph)
+        combination = self.settings.combiner.held(accumulated, weights, targets)
+        return self._lay(params, targets, combination, {"age": self._next_age()}, accumulated)
+
+    def _at_representation(
+        self,
+        losses: Losses,
+        shared: Tensor | Sequence[Tensor],
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None,
+        retain_graph: bool,
+    ) -> Combination:
+        """A step whose rule is shown the gradients at a shared tensor."""
+        if self.settings.blocks is not None or self.settings.refresh_every > 1:
+            raise ValueError(
+                "shared= gives one combination on every step: it needs blocks=None and refresh_every=1, got "
+                f"blocks={self.settings.blocks!r} and refresh_every={self.settings.refresh_every}"
+            )
+        params = self.params()
+        found = at_representation(check_losses(losses), shared, params, scale=scale, retain_graph=retain_graph)
+        features = [tensor.detach() for tensor in found.features]
+        accumulated = Accumulated.of(found.gradients, features, signals, scale)
+        direction = [torch.zeros_like(tensor) for tensor in features]
+        combination, changed = self.settings.combiner(accumulated, None, self.saved(), direction)
+        rows = [*found.heads, found.through_trunk(direction, params, retain_graph)]
+        finite = torch.stack([torch.isfinite(gram([row])).all() for row in rows if any(t is not None for t in row)])
+        targets = kept_targets(rows, params, self.kept)
+        combine(rows, torch.where(finite.all(), torch.ones(len(rows), device=finite.device), torch.nan), targets)
+        return self._lay(params, targets, combination, changed, None)
+
+    def _differentiate(
+        self, losses: Losses, params: list[Tensor], scale: Tensor | None, retain_graph: bool
+    ) -> Gradients:
+        names = self._names(params)
+        return loss_gradients(
+            losses, params, names=names, engine=self.settings.engine, scale=scale, retain_graph=retain_graph
+        )
+
+    def _plus(
+        self,
+        gradients: Gradients,
+        params: list[Tensor],
+        signals: Mapping[str, Tensor | float],
+        scale: Tensor | None,
+        joined: bool,
+    ) -> Accumulated:
+        new = Accumulated.of(gradients, params, signals, scale, joined)
+        return new if self.accumulated is None else self.accumulated.plus(new)
+
+    def _targets(self, accumulated: Accumulated, retain_graph: bool) -> list[Tensor | None]:
+        # a graph that is kept may hold the very tensors that it returned as gradients
+        if not self.settings.accumulate and not retain_graph:
+            return in_place_targets(accumulated.rows, accumulated.params)
+        return kept_targets(accumulated.rows, accumulated.params, self.kept)
+
+    def _lay(
+        self,
+        params: list[Tensor],
+        targets: list[Tensor | None],
+        combination: Combination,
+        changed: State,
+        accumulated: Accumulated | None,
+    ) -> Combination:
+        """Make the direction the gradient. Nothing here can fail, and what came before has replaced nothing."""
+        for p, target in zip(params, targets, strict=True):
+            p.grad = target
+        self.accumulated = accumulated if self.settings.accumulate else None
+        self.backward_done = True
+        self.changed = changed
+        self.versions_after_step = None
+        self.written = {p: target for p, target in zip(params, targets, strict=True) if target is not None}
+        self.last = combination
+        return combination
+
+    def _held_weights(self, losses: Losses) -> Tensor | None:
+        if self.settings.refresh_every == 1:
+            return None
+        if not isinstance(losses, Mapping) or any(not isinstance(loss, Tensor) for loss in losses.values()):
+            raise TypeError(f"refresh_every={self.settings.refresh_every} needs a mapping of tensors; got functions")
+        saved = self.saved()
+        held: Tensor | None = saved.get(_held_key(losses)) if saved.get("age", 0) else None
+        return held
+
+    def _next_age(self) -> int:
+        age: int = self.saved().get("age", 0)
+        return (age + 1) % self.settings.refresh_every
+
+    def _names(self, params: list[Tensor]) -> list[str] | None:
+        names = self.settings.names
+        return [names[p] for p in params] if all(p in names for p in params) else None
+
+    def _blocks(self, params: list[Tensor]) -> list[str | None] | None:
+        if self.settings.blocks is None:
+            return None
+        group = {p: i for i, members in enumerate(self.base.param_groups) for p in members["params"]}
+        return block_of_each(self.settings.blocks, [group[p] for p in params], self._names(params))
+
+    def _versions(self) -> list[int]:
+        return [tensor._version for tensor in self.written.values()]
+
+
+def _held_key(names: Iterable[str]) -> str:
+    return "weights of " + "~".join(names)
