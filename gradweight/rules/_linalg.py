@@ -33,22 +33,25 @@ def correlations(gram: Array, inverse_norm: Array) -> Array:
     return xp.where(_identity(gram) > 0, xp.astype(inverse_norm > 0, gram.dtype)[..., None, :], cosines)
 
 
-def solve_psd(matrix: Array, rhs: Array) -> Array:
+def solve_psd(matrix: Array, rhs: Array, *, scale: float | None = None) -> Array:
     """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
 
     Conjugate directions with diagonal pivoting, which is a pivoted Cholesky factorisation written without the
-    factor; one step of iterative refinement. A pivot below n eps max(diag) counts as zero, so singular systems
+    factor; one step of iterative refinement. A pivot below n eps scale counts as zero, so singular systems
     are solved on the rows that were picked first and the other entries of x stay 0. The steps are n, always:
     what `torch.linalg` offers for singular systems reads its status back to the host.
 
     Args:
         matrix: (..., n, n), symmetric positive semi-definite up to rounding.
         rhs: (..., n).
+        scale: size of the numbers that ``matrix`` was computed from, if they may have cancelled, so that what is
+            left is rounding; None: the largest diagonal entry.
     """
     xp = array_namespace(matrix)
     n = matrix.shape[-1]
     index = xp.arange(n, **_like(matrix, dtype=xp.int64))
-    floor = n * xp.finfo(matrix.dtype).eps * xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None]
+    largest = xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None] if scale is None else scale
+    floor = n * xp.finfo(matrix.dtype).eps * largest
     schur = matrix
     vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
     directions, inverse_lengths = [], []
@@ -75,7 +78,7 @@ def solve_psd(matrix: Array, rhs: Array) -> Array:
 
 
 def solve_nonnegative(matrix: Array, linear: Array) -> Array:
-    """The minimiser of y' A y / 2 + c' y over y >= 0, exactly, by trying every face: (n, n), (n,) -> (n,).
+    """The minimiser of y' A y / 2 + c' y over y >= 0, by trying every face: (..., n, n), (..., n) -> (..., n).
 
     Each of the 2**n sets of free coordinates gives one linear system; all are solved as one batch, and the
     solution that violates the optimality conditions least is returned. No iteration, nothing to tune.
@@ -93,11 +96,12 @@ def solve_nonnegative(matrix: Array, linear: Array) -> Array:
         raise ValueError(f"solve_nonnegative tries all 2**n faces: it needs n <= {MOST_FACES_OF}, got n = {n}")
     kwargs = _like(matrix, dtype=xp.int64)
     faces = xp.astype(xp.arange(2**n, **kwargs)[:, None] // 2 ** xp.arange(n, **kwargs) % 2, matrix.dtype)
+    matrix, linear = matrix[..., None, :, :], linear[..., None, :]
     candidates = solve_psd(matrix * faces[:, :, None] * faces[:, None, :], -linear * faces) * faces
     slack = _matvec(matrix, candidates) + linear
     violation = xp.max(xp.concat([-candidates, -slack], axis=-1), axis=-1)
-    best = xp.astype(xp.arange(2**n, **kwargs) == xp.argmin(violation), matrix.dtype)
-    return xp.clip(xp.sum(candidates * best[:, None], axis=0), 0, None)
+    best = xp.astype(xp.arange(2**n, **kwargs) == xp.argmin(violation, axis=-1)[..., None], matrix.dtype)
+    return xp.clip(xp.sum(candidates * best[..., :, None], axis=-2), 0, None)
 
 
 MOST_FACES_OF = 8

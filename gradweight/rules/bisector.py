@@ -49,5 +49,6 @@ class AngleBisector:
         count = xp.clip(xp.sum(active), 1, None)
         centre = xp.linalg.diagonal(cosine)[:, None] * xp.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
         centre = centre - active[:, None] * active[None, :] / count
-        y = solve_psd(centre @ cosine @ centre, -(centre @ (cosine @ active)))
+        # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1
+        y = solve_psd(centre @ cosine @ centre, -(centre @ (cosine @ active)), scale=1.0)
         return (active + centre @ y) * inverse_norm

@@ -1,0 +1,133 @@
+"""The m x m solvers against NumPy's, and against their definitions where NumPy has none."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradweight.rules._linalg import MOST_FACES_OF, correlations, inverse_norms, solve_nonnegative, solve_psd
+
+from ..strategies import EPS, SEEDS, regular_sets, structured_sets
+
+
+def test_inverse_norms_are_zero_where_a_gradient_is() -> None:
+    np.testing.assert_array_equal(inverse_norms(np.diag([4.0, 0.0, 1e300])), [0.5, 0.0, 1e-150])
+
+
+@settings(deadline=None)
+@given(regular_sets(max_ratio=1e12))
+def test_correlations(rows: np.ndarray) -> None:
+    gram = rows @ rows.T
+    cosine = correlations(gram, inverse_norms(gram))
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    np.testing.assert_array_equal(np.diagonal(cosine), 1)
+    np.testing.assert_allclose(cosine, units @ units.T, rtol=0, atol=16 * EPS)
+
+
+@settings(deadline=None)
+@given(structured_sets(), st.sampled_from([1e-155, 1e-100, 1.0, 1e100, 1e150]))
+def test_correlations_stay_within_one(rows: np.ndarray, scale: float) -> None:
+    """Also where squared norms are denormal, and where rows are zero."""
+    gram = (scale * rows) @ (scale * rows).T
+    cosine = correlations(gram, inverse_norms(gram))
+    assert np.all(np.abs(cosine) <= 1)
+    zero = np.diagonal(gram) == 0
+    np.testing.assert_array_equal(np.diagonal(cosine), np.where(zero, 0, 1))
+    np.testing.assert_array_equal(cosine[zero], 0)
+
+
+@settings(deadline=None, max_examples=200)
+@given(regular_sets(max_ratio=1.0), SEEDS)
+def test_solve_psd_of_regular_systems(rows: np.ndarray, seed: int) -> None:
+    matrix = rows @ rows.T
+    rhs = np.random.default_rng(seed).standard_normal(len(rows))
+    x = np.linalg.solve(matrix, rhs)
+    # both are right to eps times the condition number
+    tolerance = 16 * len(rows) * EPS * np.linalg.cond(matrix) * np.linalg.norm(x)
+    np.testing.assert_allclose(solve_psd(matrix, rhs), x, rtol=0, atol=tolerance)
+
+
+@settings(deadline=None, max_examples=200)
+@given(structured_sets(), SEEDS)
+def test_solve_psd_of_singular_systems(rows: np.ndarray, seed: int) -> None:
+    """x is not unique, what it combines is: rows' x is the minimum-norm solution of ``rows v = rhs``."""
+    rhs = rows @ np.random.default_rng(seed).integers(-3, 4, rows.shape[1])
+    combined = solve_psd(rows @ rows.T, rhs) @ rows
+    expected = np.linalg.lstsq(rows, rhs, rcond=1e-10)[0]
+    # integer matrices of this size have singular values of at least 1e-3, which enter squared
+    np.testing.assert_allclose(combined, expected, rtol=0, atol=1e-8 * max(1, np.abs(expected).max()))
+
+
+def test_solve_psd_ignores_pivots_below_the_scale() -> None:
+    """What is left of cancelled numbers of size 1 is rounding, and a solution of it would be noise of size 1e16."""
+    rounding = np.array([[2.0, -1.0], [-1.0, 2.0]]) * EPS / 8
+    rhs = np.array([1.0, -1.0]) * EPS
+    assert np.all(solve_psd(rounding, rhs) != 0)
+    np.testing.assert_array_equal(solve_psd(rounding, rhs, scale=1.0), 0)
+
+
+def _nearest_in_dual_cone(target: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The vector nearest to ``target`` with ``rows @ d >= 0``, straight from the definition.
+
+    It lies inside some face of that cone and is the projection on the face's span: of the projections on all
+    spans that are feasible, the nearest.
+    """
+    best, distance = np.zeros_like(target), np.inf
+    for count in range(len(rows) + 1):
+        for tight in combinations(range(len(rows)), count):
+            normals = rows[list(tight)].T
+            d = target - normals @ np.linalg.lstsq(normals, target, rcond=1e-10)[0] if tight else target
+            if np.all(rows @ d > -1e-9) and np.linalg.norm(d - target) < distance:
+                best, distance = d, np.linalg.norm(d - target)
+    return best
+
+
+@settings(deadline=None, max_examples=100)
+@given(structured_sets(min_m=2, max_m=6))
+def test_solve_nonnegative_projects_on_the_cone(rows: np.ndarray) -> None:
+    """Moreau: target + rows' y is the projection, y the multipliers."""
+    target, rows = rows[0], rows[1:]
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(norms > 0, norms, 1)
+    y = solve_nonnegative(units @ units.T, units @ target)
+    assert np.all(y >= 0)
+    np.testing.assert_allclose(target + y @ units, _nearest_in_dual_cone(target, units), rtol=0, atol=1e-8)
+
+
+@settings(deadline=None, max_examples=50)
+@given(regular_sets(min_m=2, max_m=MOST_FACES_OF, max_ratio=1.0), SEEDS)
+def test_solve_nonnegative_meets_the_optimality_conditions(rows: np.ndarray, seed: int) -> None:
+    matrix, linear = rows @ rows.T, np.random.default_rng(seed).standard_normal(len(rows))
+    y = solve_nonnegative(matrix, linear)
+    slack = matrix @ y + linear
+    rounding = 64 * len(rows) * EPS * np.linalg.cond(matrix) * max(1, np.abs(y).max())
+    assert np.all(y >= 0)
+    assert np.all(slack >= -rounding)
+    np.testing.assert_allclose(y * slack, 0, rtol=0, atol=rounding * max(1, np.abs(y).max()))
+
+
+def test_solve_nonnegative_says_how_many_it_takes() -> None:
+    with pytest.raises(ValueError, match=r"tries all 2\*\*n faces: it needs n <= 8, got n = 9"):
+        solve_nonnegative(np.eye(9), np.ones(9))
+
+
+@pytest.mark.parametrize("solve", [solve_psd, solve_nonnegative])
+def test_batches_are_solved_one_by_one(solve) -> None:
+    rows = np.random.default_rng(0).standard_normal((2, 3, 4, 6))
+    matrix, vector = rows @ np.swapaxes(rows, -1, -2), rows[..., 0]
+    batched = solve(matrix, vector)
+    for i, j in np.ndindex(2, 3):
+        np.testing.assert_allclose(batched[i, j], solve(matrix[i, j], vector[i, j]), rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("solve", [solve_psd, solve_nonnegative])
+def test_torch_agrees_with_numpy(solve) -> None:
+    rows = np.random.default_rng(1).standard_normal((4, 6))
+    matrix, vector = rows @ rows.T, rows[:, 0]
+    found = solve(torch.from_numpy(matrix), torch.from_numpy(vector))
+    np.testing.assert_allclose(found.numpy(), solve(matrix, vector), rtol=1e-12, atol=1e-12)
