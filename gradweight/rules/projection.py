@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms, solve_nonnegative, solve_psd
+from ._linalg import MOST_FACES_OF, correlations, inverse_norms, solve_nonnegative, solve_psd
 
 Names = str | tuple[str, ...]
 
@@ -38,8 +38,8 @@ class OrthogonalProjection:
         when: "always", or "conflict" (at most 8 protected losses).
 
     Raises:
-        ValueError: no favoured loss, a loss both favoured and protected, an unknown `when`, names that the step
-            does not have, or more than 8 protected losses with ``when="conflict"``.
+        ValueError: no favoured loss, a loss both favoured and protected or named twice, an unknown `when`, names
+            that the step does not have, or more than 8 protected losses with ``when="conflict"``.
 
     Example:
         >>> import numpy as np
@@ -63,6 +63,9 @@ class OrthogonalProjection:
         both = set(_tuple(self.favour)) & set(_tuple(self.protect or ()))
         if both:
             raise ValueError(f"OrthogonalProjection cannot both favour and protect {sorted(both)}")
+        for names in (_tuple(self.favour), _tuple(self.protect or ())):
+            if len(set(names)) < len(names):
+                raise ValueError(f"OrthogonalProjection needs each loss named once; got {list(names)}")
         if self.when not in ("always", "conflict"):
             raise ValueError(f"OrthogonalProjection needs when='always' or 'conflict'; got {self.when!r}")
 
@@ -97,6 +100,11 @@ class OrthogonalProjection:
                 raise ValueError(f"OrthogonalProjection needs the loss {name!r}; this step has {list(names)}")
         if self.protect is None:
             protected = tuple(name for name in names if name not in favoured)
+        if self.when == "conflict" and len(protected) > MOST_FACES_OF:
+            raise ValueError(
+                f"OrthogonalProjection with when='conflict' needs at most {MOST_FACES_OF} protected losses; "
+                f"got {len(protected)}"
+            )
         return [names.index(name) for name in favoured], [names.index(name) for name in protected]
 
 
