@@ -109,12 +109,14 @@ class Combination:
     def __str__(self) -> str:
         if self.gram.dim() != 2:
             return f"{len(self.names)} losses {list(self.names)}, a batch of {tuple(self.gram.shape[:-2])} combinations"
+        if self.blocks:
+            return "\n\n".join([f"{len(self.blocks)} blocks", *(f"{b}\n{c}" for b, c in self.blocks.items())])
         flat = self.as_dict()
         header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in self.names)]
         lines = []
         for a in self.names:
             angles = [0.0 if a == b else _angle(flat.get(f"cos/{a}~{b}", flat.get(f"cos/{b}~{a}"))) for b in self.names]
-            lines.append([flat[f"loss/{a}"], flat.get(f"weight/{a}", math.nan), flat[f"grad_norm/{a}"], *angles])
+            lines.append([flat[f"loss/{a}"], flat[f"weight/{a}"], flat[f"grad_norm/{a}"], *angles])
         first = max(len("loss"), *(len(name) for name in self.names))
         widths = [max(9, len(title)) for title in header]
         rows = ["  ".join(["loss".ljust(first), *(t.rjust(w) for t, w in zip(header, widths, strict=True))])]

@@ -177,9 +177,7 @@ def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | 
 def check_blocks(blocks: object) -> None:
     """Raise `ValueError` unless ``blocks`` is one of the kinds that there are."""
     if not (blocks is None or blocks in ("group", "layer") or callable(blocks)):
-        raise ValueError(
-            f"blocks must be 'group', 'layer', a function of the parameter's name, or None; got {blocks!r}"
-        )
+        raise ValueError(f"blocks must be 'group', 'layer', a function of a parameter's name, or None; got {blocks!r}")
 
 
 def targets_device(targets: Sequence[Tensor | None]) -> torch.device:

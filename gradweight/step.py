@@ -5,6 +5,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -55,6 +56,10 @@ class Step:
     written: dict[Tensor, Tensor] = field(default_factory=dict)
     changed: State = field(default_factory=dict)
     versions_after_step: list[int] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a scalar that waits for its backward belongs to this process's graph
+        return vars(self) | {"joined": None}
 
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""

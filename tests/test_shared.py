@@ -1,0 +1,116 @@
+"""shared=: the rule sees the gradients at the features, the trunk is walked back once."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rules import AngleBisector, Sum
+
+
+def network() -> nn.ModuleDict:
+    torch.manual_seed(0)
+    trunk = nn.Sequential(nn.Linear(3, 5), nn.Tanh(), nn.Linear(5, 4))
+    return nn.ModuleDict({"trunk": trunk, "left": nn.Linear(4, 1), "right": nn.Linear(4, 1)}).double()
+
+
+def forward(net: nn.ModuleDict) -> tuple[Tensor, dict[str, Tensor]]:
+    features = net["trunk"](torch.linspace(-1, 1, 18, dtype=torch.float64).view(6, 3))
+    left, right = net["left"](features), net["right"](features)
+    return features, {"a": left.square().mean(), "b": 7 * (right - 1).abs().mean(), "c": (left * right).mean()}
+
+
+def wrapped(net: nn.ModuleDict, rule: object) -> MultiObjectiveGradient:
+    return MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), rule)
+
+
+@pytest.mark.parametrize("through_join", [False, True])
+def test_against_the_chain_rule_by_hand(through_join: bool) -> None:
+    net = network()
+    opt = wrapped(net, AngleBisector())
+    features, losses = forward(net)
+    if through_join:
+        (opt.join(losses, shared=features) / 4).backward()
+    else:
+        opt.backward(losses, shared=features)
+    assert opt.last is not None
+
+    z, losses = forward(net)
+    at_z = [torch.autograd.grad(loss, z, retain_graph=True)[0] for loss in losses.values()]
+    gram = torch.stack([torch.stack([(a * b).sum() for b in at_z]) for a in at_z])
+    torch.testing.assert_close(opt.last.gram, gram, rtol=1e-12, atol=1e-15)
+    weights = AngleBisector()(gram)
+    torch.testing.assert_close(opt.last.weights, weights, rtol=1e-9, atol=1e-12)
+    direction = sum(w * g for w, g in zip(weights, at_z, strict=True))
+    factor = 4 if through_join else 1
+    for p, g in zip(
+        net["trunk"].parameters(), torch.autograd.grad(z, list(net["trunk"].parameters()), direction), strict=True
+    ):
+        torch.testing.assert_close(factor * p.grad, g, rtol=1e-9, atol=1e-12)
+    heads = [*net["left"].parameters(), *net["right"].parameters()]
+    for p, g in zip(heads, torch.autograd.grad(sum(forward(net)[1].values()), heads), strict=True):
+        torch.testing.assert_close(factor * p.grad, g, rtol=1e-12, atol=0)
+
+
+def test_the_trunk_is_walked_once() -> None:
+    net = network()
+    walks: list[Tensor] = []
+    net["trunk"][0].register_forward_hook(lambda *out: (out[2].register_hook(walks.append), None)[1])
+    opt = wrapped(net, AngleBisector())
+    features, losses = forward(net)
+    opt.backward(losses, shared=features)
+    assert len(walks) == 1
+
+
+def test_with_sum_it_is_the_plain_gradient() -> None:
+    net, plain = network(), network()
+    features, losses = forward(net)
+    wrapped(net, Sum()).backward(losses, shared=features)
+    sum(forward(plain)[1].values()).backward()
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_a_nan_in_a_head_reaches_the_trunk() -> None:
+    net = network()
+    features, losses = forward(net)
+    # finite at the features, not at the head's own parameter
+    losses["a"] = losses["a"] + net["left"].weight[0, 0] * torch.inf * 0
+    wrapped(net, Sum()).backward(losses, shared=features)
+    assert all(p.grad.isnan().all() for p in net.parameters())
+
+
+def test_several_shared_tensors() -> None:
+    net, plain = network(), network()
+    features, losses = forward(net)
+    more = net["trunk"][0](torch.ones(2, 3, dtype=torch.float64))
+    wrapped(net, Sum()).backward(losses | {"d": more.square().sum()}, shared=[features, more])
+    (
+        sum(forward(plain)[1].values()) + plain["trunk"][0](torch.ones(2, 3, dtype=torch.float64)).square().sum()
+    ).backward()
+    for p, q in zip(net.parameters(), plain.parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_errors_leave_everything_as_it_was() -> None:
+    net = network()
+    opt = wrapped(net, AngleBisector())
+    features, losses = forward(net)
+    with pytest.raises(ValueError, match="with a graph; got one without"):
+        opt.backward(losses, shared=features.detach())
+    with pytest.raises(ValueError, match="that depend on the parameters of the base optimizer; these do not"):
+        opt.backward(losses, shared=torch.ones(2, requires_grad=True) * 2)
+    with pytest.raises(ValueError, match="is used both before and after the shared tensors"):
+        opt.backward(losses | {"a": losses["a"] + net["trunk"][0].weight.sum()}, shared=features)
+    with pytest.raises(ValueError, match=r"the losses \['x'\] depend on; none does"):
+        opt.backward({"x": net["left"].weight.sum()}, shared=features)
+    assert all(p.grad is None for p in net.parameters())
+    opt.backward(losses, shared=features)
+    features, losses = forward(net)
+    with pytest.raises(RuntimeError, match="shared= says that a step is one backward"):
+        opt.backward(losses, shared=features)
+    blocks = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Sum(), blocks="group")
+    with pytest.raises(ValueError, match="needs blocks=None and refresh_every=1, got blocks='group'"):
+        blocks.backward(losses, shared=features)
