@@ -1,0 +1,65 @@
+"""DualProj: the mean gradient, moved as little as it takes to conflict with none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..rule import Array, array_namespace
+from ._linalg import correlations, inverse_norms
+from ._preference import Preference, check_preference, preference_vector
+from ._quadratic import nonnegative_minimiser, resolved
+
+
+@dataclass(frozen=True)
+class DualProj:
+    """The direction nearest to the mean gradient among those that conflict with none.
+
+    With ``t = sum_i preference_i g_i``, ``d = argmin |d - t|^2`` over ``<d, g_i> >= 0`` for all i; (m, m) -> (m,).
+    In weights, ``w = preference + v`` with v the minimiser of ``|t + sum_j v_j g_j|^2`` over ``v >= 0``. For two
+    losses: the mean, or where it conflicts with one of them, the mean less its projection on that one.
+
+    The direction never conflicts. At a Pareto stationary point all weights are 0; and also where what is left of t
+    is so much smaller than what was taken away (1e-7 at float64) that its cosines are rounding errors, as when a
+    gradient 1e10 times the others opposes one of them. A loss whose gradient is exactly zero is left out.
+
+    Args:
+        preference: name -> how much a loss counts, finite and at least 0; None: equally, adding up to 1.
+
+    Raises:
+        ValueError: a preference is negative or not finite; a loss has none; no `names` although there are preferences.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+        >>> (DualProj()(rows @ rows.T) @ rows).round(4)
+        array([0.5556, 1.1111, 1.1111])
+
+    Reference:
+        Lopez-Paz, Ranzato. Gradient Episodic Memory for Continual Learning. NeurIPS 2017, arXiv:1706.08840,
+        equation 11, with the mean gradient in the place of the current task's, as in Quinton, Rey. Jacobian Descent
+        for Multi-Objective Optimization. arXiv:2406.16232.
+
+    Deviations:
+        The quadratic program is solved on correlations and exactly (up to 8 losses; beyond that see `_quadratic`),
+        without the authors' margin and without regularisation.
+    """
+
+    preference: Preference = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        check_preference(self.preference, "DualProj")
+
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
+        xp = array_namespace(gram)
+        preference = preference_vector(self.preference, "DualProj", gram, names)
+        inverse_norm = inverse_norms(gram)
+        active = inverse_norm > 0
+        cosine = correlations(gram, inverse_norm)
+        # t in coordinates along the unit gradients, the largest of them 1
+        length = xp.where(active, preference / xp.where(active, inverse_norm, 1), 0)
+        largest = xp.max(length)
+        unit = xp.where(largest > 0, largest, 1)
+        target = (length / unit)[None, :]
+        y = target + nonnegative_minimiser(cosine, xp.sum(target[:, :, None] * cosine, axis=1))
+        y = xp.where(resolved(cosine, y, target)[:, None], y, 0)
+        return y[0, :] * (inverse_norm * unit)

@@ -1,0 +1,65 @@
+"""UPGrad: each gradient freed of its conflicts, then the mean."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from ..rule import Array, array_namespace
+from ._linalg import _identity, correlations, inverse_norms
+from ._preference import Preference, check_preference, preference_vector
+from ._quadratic import nonnegative_minimiser, resolved
+
+
+@dataclass(frozen=True)
+class UPGrad:
+    """The mean of the gradients after each has been projected on the directions that conflict with none.
+
+    With K = {d : <d, g_i> >= 0 for all i} and p_i the point of K that is nearest to ``g_i``,
+    ``d = sum_i preference_i p_i``; (m, m) -> (m,). In weights, ``p_i = g_i + sum_j v_j g_j`` with v the minimiser of
+    ``|g_i + sum_j v_j g_j|^2`` over ``v >= 0``. Without conflicts it is the (weighted) mean.
+
+    The direction never conflicts with any gradient, and its length is proportional to that of each. For two losses in
+    conflict each gradient loses its projection on the other. Where a gradient has no part that conflicts with none
+    (one of an opposed pair, say), or none that stands out of rounding errors (1e-7 of its length), its p_i is 0; at a
+    Pareto stationary point all weights are 0. A loss whose gradient is exactly zero is left out.
+
+    Args:
+        preference: name -> how much a loss counts, finite and at least 0; None: equally, adding up to 1.
+
+    Raises:
+        ValueError: a preference is negative or not finite; a loss has none; no `names` although there are preferences.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
+        >>> (UPGrad()(rows @ rows.T) @ rows).round(4)
+        array([0.2924, 1.9006, 1.9006])
+
+    Reference:
+        Quinton, Rey. Jacobian Descent for Multi-Objective Optimization. arXiv:2406.16232, equation 5 and
+        Proposition 1.
+
+    Deviations:
+        The quadratic programs are solved on correlations and exactly (up to 8 losses; beyond that see `_quadratic`).
+        The authors' code adds 1e-4 to the diagonal of the Gram matrix instead, divided by its trace, and so returns
+        conflicting directions once norms differ thirtyfold.
+    """
+
+    preference: Preference = field(default=None, hash=False)
+
+    def __post_init__(self) -> None:
+        check_preference(self.preference, "UPGrad")
+
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
+        xp = array_namespace(gram)
+        preference = preference_vector(self.preference, "UPGrad", gram, names)
+        inverse_norm = inverse_norms(gram)
+        cosine = correlations(gram, inverse_norm)
+        itself = _identity(gram) * xp.linalg.diagonal(cosine)[:, None]
+        # row i: p_i / |g_i| in coordinates along the unit gradients
+        projections = itself + nonnegative_minimiser(cosine, cosine)
+        projections = xp.where(resolved(cosine, projections, itself)[:, None], projections, 0)
+        # |g_i| / |g_j|, formed before anything is multiplied by it so that neither norm can overflow
+        active = inverse_norm > 0
+        ratio = inverse_norm[None, :] / xp.where(active, inverse_norm, 1)[:, None]
+        return xp.sum(preference[:, None] * projections * ratio, axis=0)
