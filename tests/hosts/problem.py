@@ -1,19 +1,25 @@
-"""One small two-loss problem, and its training written out by hand: what every host must reproduce.
+"""One small two-loss problem and a tiny GAN, and their training written out by hand: what every host must reproduce.
 
-The network, the data and the order of the batches are fixed. `by_hand` uses nothing of the package: one
-`torch.autograd.grad` per loss and micro-batch, means over the micro-batches, the angle bisector as Theorem 2.1
+The networks, the data and the order of the batches are fixed. `by_hand` and `gan_by_hand` use nothing of the package:
+one `torch.autograd.grad` per loss and micro-batch, means over the micro-batches, the angle bisector as Theorem 2.1
 prints it, clipping, and a step.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
 
+from gradweight import MultiObjectiveGradient
+from gradweight.rule import Array, Rule, State
+from gradweight.rules import AngleBisector
+
 MICRO_BATCHES = 12
+BATCH_SIZE = 5
 LEARNING_RATE = 0.05
 
 
@@ -25,13 +31,36 @@ def network() -> nn.Module:
 def batches() -> list[tuple[Tensor, Tensor]]:
     generator = torch.Generator().manual_seed(1)
     return [
-        (torch.randn(5, 3, generator=generator), torch.randn(5, 2, generator=generator)) for _ in range(MICRO_BATCHES)
+        (torch.randn(BATCH_SIZE, 3, generator=generator), torch.randn(BATCH_SIZE, 2, generator=generator))
+        for _ in range(MICRO_BATCHES)
     ]
 
 
 def losses(net: Callable[[Tensor], Tensor], x: Tensor, y: Tensor) -> dict[str, Tensor]:
     prediction = net(x)
     return {"fit": (prediction - y).square().mean(), "size": 30 * prediction.abs().mean()}
+
+
+def halving(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRScheduler:
+    return torch.optim.lr_scheduler.StepLR(optimizer, step_size=2, gamma=0.5)
+
+
+def wrapped(
+    net: nn.Module, rule: Rule | None = None, base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+) -> MultiObjectiveGradient:
+    return MultiObjectiveGradient(base(net.parameters(), lr=LEARNING_RATE), AngleBisector() if rule is None else rule)
+
+
+@dataclass(frozen=True)
+class SlowNorms:
+    """A rule with a memory that shows in every step: unit weights by the running mean of the norms."""
+
+    def init(self, gram: Array) -> State:
+        return {"norms": gram.diagonal().sqrt(), "steps": torch.zeros((), dtype=torch.int64)}
+
+    def update(self, gram: Array, state: State, /) -> tuple[Array, State]:
+        norms = 0.7 * state["norms"] + 0.3 * gram.diagonal().sqrt()
+        return 1 / norms, {"norms": norms, "steps": state["steps"] + 1}
 
 
 def by_hand(
@@ -43,7 +72,7 @@ def by_hand(
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
     base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
     epochs: int = 1,
-    scheduler_every_epoch: bool = False,
+    autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """The parameters after training. ``divide=False``: a host that leaves .grad the sum over the micro-batches."""
     net = network()
@@ -53,26 +82,74 @@ def by_hand(
     for _ in range(epochs):
         rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
         for i, (x, y) in enumerate(batches()):
-            for row, loss in zip(rows, losses(net, x, y).values(), strict=True):
+            with torch.autocast("cpu", dtype=autocast, enabled=autocast is not None):
+                values = losses(net, x, y)
+            for row, loss in zip(rows, values.values(), strict=True):
                 for total, g in zip(row, torch.autograd.grad(loss, params, retain_graph=True), strict=True):
                     total += g / accumulate
             if (i + 1) % accumulate:
                 continue
-            inverse = [1 / torch.cat([g.flatten() for g in row]).norm() for row in rows]
             factor = 1 if divide else accumulate
-            for p, a, b in zip(params, *rows, strict=True):
-                p.grad = factor * (inverse[0] * a + inverse[1] * b)
+            for p, g in zip(params, bisector(rows), strict=True):
+                p.grad = factor * g
             if clip_norm is not None:
                 nn.utils.clip_grad_norm_(params, clip_norm)
             if clip_value is not None:
                 nn.utils.clip_grad_value_(params, clip_value)
             optimizer.step()
-            if schedule is not None and not scheduler_every_epoch:
+            if schedule is not None:
                 schedule.step()
             rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
-        if schedule is not None and scheduler_every_epoch:
-            schedule.step()
     return copy.deepcopy(net.state_dict())
+
+
+def bisector(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """The sum of the two unit gradients, parameter by parameter."""
+    inverse = [1 / torch.cat([g.flatten() for g in row]).norm() for row in rows]
+    return [inverse[0] * a + inverse[1] * b for a, b in zip(*rows, strict=True)]
+
+
+def gan() -> tuple[nn.Module, nn.Module]:
+    """A generator 3 -> 2 and a discriminator 2 -> 1."""
+    torch.manual_seed(2)
+    return (
+        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)),
+        nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)),
+    )
+
+
+def discriminator_losses(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    softplus = nn.functional.softplus
+    return {
+        "real": softplus(-discriminator(real)).mean(),
+        "fake": softplus(discriminator(fake.detach())).mean(),
+    }
+
+
+def generator_losses(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
+    return {
+        "fool": nn.functional.softplus(-discriminator(fake)).mean(),
+        "mean": 10 * (fake.mean(0) - real.mean(0)).square().sum(),
+    }
+
+
+def gan_by_hand() -> dict[str, Tensor]:
+    """Both networks after training, discriminator first on each batch."""
+    generator, discriminator = gan()
+    optimizers = {net: torch.optim.Adam(net.parameters(), lr=LEARNING_RATE) for net in (generator, discriminator)}
+    for z, real in batches():
+        for net, its_losses in ((discriminator, discriminator_losses), (generator, generator_losses)):
+            params = list(net.parameters())
+            values = its_losses(discriminator, real, generator(z))
+            rows = [torch.autograd.grad(loss, params, retain_graph=True) for loss in values.values()]
+            for p, g in zip(params, bisector(rows), strict=True):
+                p.grad = g
+            optimizers[net].step()
+    return state_of_gan(generator, discriminator)
+
+
+def state_of_gan(generator: nn.Module, discriminator: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(nn.ModuleDict({"generator": generator, "discriminator": discriminator}).state_dict())
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:
