@@ -1,0 +1,91 @@
+"""CR-MOGM: the weights of another rule, averaged over the steps."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from ..rule import Array, CoordinateRule, Rule, Signals, State, StatefulRule, array_namespace
+from ._shares import check_range, has_gradient
+
+
+@dataclass(frozen=True)
+class CRMOGM:
+    """Another rule with its weights smoothed: noise in a mini-batch turns the direction less.
+
+    With ``lambda^_t`` the weights of the wrapped rule, ``lambda_t = alpha lambda_(t-1) + (1 - alpha) lambda^_t``;
+    (m, m) -> (m,). The average starts from each loss's first weight. A loss whose gradient is exactly zero has weight
+    0 on that step and keeps its average.
+
+    What holds for each of the wrapped rule's directions, to be free of conflict say, does not hold for the average.
+
+    Args:
+        rule: what to smooth: a rule that returns weights, stateful or not.
+        alpha: how much of the past to keep, in [0, 1).
+
+    Signals:
+        Those of the wrapped rule.
+
+    Raises:
+        TypeError: ``rule`` is not a rule, or one that acts on coordinates and has no weights.
+        ValueError: alpha out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> from gradweight.rules import AngleBisector
+        >>> rule = CRMOGM(AngleBisector(), alpha=0.5)
+        >>> weights, state = rule.update(np.diag([1.0, 4.0]), rule.init(np.eye(2)))
+        >>> weights, rule.update(np.diag([1.0, 16.0]), state)[0]
+        (array([1. , 0.5]), array([1.   , 0.375]))
+
+    Reference:
+        Zhou, Zhang, Jiang, Zhong, Gu, Zhu. On the Convergence of Stochastic Multi-Objective Gradient Manipulation and
+        Beyond. NeurIPS 2022, Algorithm 1. The paper starts from any point of the simplex and may let alpha grow to 1
+        as the learning rate falls; ours is constant.
+    """
+
+    rule: Rule
+    alpha: float = 0.9
+
+    def __post_init__(self) -> None:
+        Signals.of(self.rule)
+        if isinstance(self.rule, CoordinateRule):
+            raise TypeError(f"CRMOGM needs a rule that returns weights; {type(self.rule).__name__} acts on coordinates")
+        check_range("CRMOGM", "alpha", self.alpha, 0, 1)
+
+    def init(self, gram: Array) -> State:
+        xp = array_namespace(gram)
+        state = {"average": 0 * xp.linalg.diagonal(gram), "seen": 0 * xp.linalg.diagonal(gram)}
+        if isinstance(self.rule, StatefulRule):
+            state |= {f"wrapped.{name}": value for name, value in self.rule.init(gram).items()}
+        return state
+
+    def update(
+        self,
+        gram: Array,
+        state: State,
+        /,
+        *,
+        names: tuple[str, ...] | None = None,
+        losses: Array | None = None,
+        step: Array | None = None,
+        **signals: Any,
+    ) -> tuple[Array, State]:
+        xp = array_namespace(gram)
+        known = {"names": names, "losses": losses, "step": step}
+        declared = Signals.of(self.rule)
+        declared.check(signals, "CRMOGM", by_themselves=[name for name, value in known.items() if value is not None])
+        given = declared.select({name: value for name, value in known.items() if value is not None} | signals)
+        after: State = {}
+        if isinstance(self.rule, StatefulRule):
+            inner = {name.removeprefix("wrapped."): value for name, value in state.items() if "wrapped." in name}
+            new, inner = self.rule.update(gram, inner, **given)
+            after = {f"wrapped.{name}": value for name, value in inner.items()}
+        else:
+            rule: Callable[..., Array] = self.rule  # type: ignore[assignment]
+            new = rule(gram, **given)
+        active = has_gradient(gram)
+        old = xp.where(state["seen"] > 0, state["average"], new)
+        average = xp.where(active > 0, self.alpha * old + (1 - self.alpha) * new, state["average"])
+        return average * active, {"average": average, "seen": xp.maximum(state["seen"], active)} | after

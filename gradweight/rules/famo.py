@@ -1,0 +1,72 @@
+"""FAMO: all losses at one relative rate of decrease, learnt from the loss values alone."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, State, array_namespace
+from ._shares import check_range, has_gradient, log, softmax
+
+
+@dataclass(frozen=True)
+class FAMO:
+    """Fast adaptive multitask optimization: raise the share of losses that have fallen less than the others.
+
+    With shares ``z = softmax(xi)``, the direction is ``c sum_i z_i grad log L_i`` scaled to weights of sum 1,
+    ``w_i = (z_i / L_i) / sum_j z_j / L_j``; (m, m) -> (m,). After the step, with ``delta_i = log L_i(t) -
+    log L_i(t + 1)`` the relative decrease, ``xi <- xi - beta (J' delta + gamma xi)``, ``J = diag(z) - z z'`` the
+    derivative of the softmax.
+
+    A loss whose gradient is exactly zero is left out: its share and its update are zero.
+
+    Args:
+        beta: learning rate of the logits, >= 0.
+        gamma: weight decay of the logits, >= 0.
+        minimum: lower bound of the losses, subtracted before the logarithm.
+
+    Signals:
+        losses: come by themselves; above ``minimum``.
+
+    Raises:
+        ValueError: an argument out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> rule, gram = FAMO(beta=1.0), np.eye(2)
+        >>> weights, state = rule.update(gram, rule.init(gram), losses=np.array([1.0, 4.0]))
+        >>> weights
+        array([0.8, 0.2])
+        >>> _, state = rule.update(gram, state, losses=np.array([0.5, 4.0]))       # the first fell, the second not
+        >>> bool(state["logits"][1] > state["logits"][0])
+        True
+
+    Reference:
+        Liu, Feng, Stone, Liu. FAMO: Fast Adaptive Multitask Optimization. NeurIPS 2023, arXiv:2306.03792,
+        Algorithm 1. The algorithm evaluates the losses again after the step; here they are those of the next step,
+        on the next batch, which costs no forward pass and adds the noise between batches. The authors' code runs
+        Adam on the logits, ours the plain gradient step of the paper.
+    """
+
+    beta: float = 0.025
+    gamma: float = 0.001
+    minimum: float = 0.0
+
+    def __post_init__(self) -> None:
+        check_range("FAMO", "beta", self.beta, 0)
+        check_range("FAMO", "gamma", self.gamma, 0)
+
+    def init(self, gram: Array) -> State:
+        zero = 0 * array_namespace(gram).linalg.diagonal(gram)
+        # no shares before the first step, and so no update from what has not been seen
+        return {"logits": zero, "shares": zero, "log_losses": zero}
+
+    def update(self, gram: Array, state: State, /, *, losses: Array) -> tuple[Array, State]:
+        xp = array_namespace(gram)
+        active = has_gradient(gram)
+        log_losses = log(losses - self.minimum)
+        shares = state["shares"]
+        decrease = state["log_losses"] - log_losses
+        gradient = shares * (decrease - xp.sum(shares * decrease))
+        logits = state["logits"] - self.beta * (gradient + self.gamma * state["logits"])
+        weights = softmax(logits - log_losses, active)
+        return weights, {"logits": logits, "shares": softmax(logits, active), "log_losses": log_losses}

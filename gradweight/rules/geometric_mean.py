@@ -1,0 +1,36 @@
+"""The geometric mean of the losses, which no loss's scale can change the balance of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+from ._shares import has_gradient, log, mean
+
+
+@dataclass(frozen=True)
+class GeometricMean:
+    """The gradient of ``f = (prod_i L_i)^(1/n)``.
+
+    ``w_i = f / (n L_i)``; (m, m) -> (m,), over the n losses whose gradient is not exactly zero. Multiplying a loss by
+    a positive number leaves the direction as it is.
+
+    Signals:
+        losses: come by themselves; positive (what is not counts as the smallest positive number).
+
+    Example:
+        >>> import numpy as np
+        >>> GeometricMean()(np.eye(2), losses=np.array([1.0, 4.0])).round(12)      # f = 2
+        array([1.  , 0.25])
+
+    Reference:
+        Chennupati, Sistu, Yogamani, Rawashdeh. MultiNet++: Multi-Stream Feature Aggregation and Geometric Loss
+        Strategy for Multi-Task Learning. CVPR Workshops 2019, arXiv:1904.08492, Eq. 2.
+    """
+
+    def __call__(self, gram: Array, /, *, losses: Array) -> Array:
+        xp = array_namespace(gram)
+        active = has_gradient(gram)
+        log_losses = log(losses)
+        spread = xp.where(active > 0, mean(log_losses, active) - log_losses, 0)
+        return active * xp.exp(spread) / xp.clip(xp.sum(active), 1, None)

@@ -1,0 +1,75 @@
+"""GradDrop: in each coordinate pick one sign at random and keep the gradients that have it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from ..rule import Array, array_namespace
+from ._random import uniforms
+from ._shares import by_name, check_nonnegative
+
+
+@dataclass(frozen=True)
+class GradDrop:
+    """Gradient sign dropout: gradients that disagree about the sign of a coordinate are not averaged there.
+
+    In each coordinate, with the sign purity ``P = (1 + sum_i g_i / sum_i |g_i|) / 2`` and U uniform on (0, 1): the
+    positive parts are kept if ``P > U``, the negative ones if ``P < U``. The direction is
+    ``sum_i (l_i + (1 - l_i) M_i) g_i``, with M_i the 0/1 mask of what is kept and l_i the leak; (m, ...) -> (...).
+    Its expectation points where the sum does, coordinate by coordinate.
+
+    Draws are a function of the seed, the step, the coordinate and the tensor of gradients: rules are called for one
+    parameter at a time and do not know which, so the largest entry of the gradients (its 23 leading bits) takes the
+    place of a parameter's number. Two parameters of one shape draw independently, unless their gradients have the
+    same largest entry.
+
+    Args:
+        leak: name -> how much of that loss passes in any case, in [0, 1]; None: nothing of any.
+        seed: of the draws.
+
+    Signals:
+        step: number of the step, which comes by itself.
+
+    Raises:
+        ValueError: a leak out of its range; a loss without one.
+
+    Example:
+        >>> import numpy as np
+        >>> rows = np.array([[1.0, 2.0, -1.0, 0.0], [3.0, -2.0, -1.0, 0.0]])
+        >>> direction = GradDrop().combine(rows, step=0)
+        >>> direction[[0, 2, 3]], float(abs(direction[1]))    # agreed: the sum; opposed: one of the two
+        (array([ 4., -2.,  0.]), 2.0)
+
+    Reference:
+        Chen, Ngiam, Huang, Luong, Kretzschmar, Chai, Anguelov. Just Pick a Sign: Optimizing Deep Multitask Models
+        with Gradient Sign Dropout. NeurIPS 2020, arXiv:2010.06808, Algorithm 1, Eq. 1, with f the identity. The paper
+        masks gradients at an activation, summed over the batch; here it is those of the parameters.
+    """
+
+    leak: Mapping[str, float] | None = field(default=None, hash=False)
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_nonnegative("GradDrop", "leaks", self.leak)
+        for name, value in (self.leak or {}).items():
+            if value > 1:
+                raise ValueError(f"GradDrop needs leaks in [0, 1]; got {value} for {name!r}")
+
+    def combine(self, rows: Array, /, *, step: Array, names: tuple[str, ...] | None = None) -> Array:
+        xp = array_namespace(rows)
+        flat = xp.reshape(rows, (rows.shape[0], -1))
+        total = xp.sum(xp.abs(flat), axis=0)
+        purity = (1 + xp.sum(flat, axis=0) / xp.where(total > 0, total, 1)) / 2
+        drawn = uniforms(self.seed, step, tuple(total.shape), flat, salt=_leading_bits(xp.max(xp.abs(flat))))
+        kept = ((purity > drawn) & (flat > 0)) | ((purity < drawn) & (flat < 0))
+        leak = by_name("GradDrop", "leak", self.leak, names, flat[:, 0], 0.0)[:, None]
+        return xp.reshape(xp.sum((leak + (1 - leak) * xp.astype(kept, rows.dtype)) * flat, axis=0), rows.shape[1:])
+
+
+def _leading_bits(largest: Array) -> Array:
+    """The first 23 bits of a number after its leading one, as an integer: the same at every power of two."""
+    xp = array_namespace(largest)
+    positive = xp.where(largest > 0, largest, 1)
+    mantissa = positive * 2.0 ** -xp.floor(xp.log2(positive))
+    return xp.astype(xp.floor((mantissa - 0.5) * 2.0**23), xp.int64)

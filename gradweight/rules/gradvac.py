@@ -1,0 +1,91 @@
+"""GradVac: pull each pair of gradients towards the angle that it usually has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, State, array_namespace
+from ._linalg import _identity, _like, correlations, inverse_norms
+from ._random import permutations
+from ._shares import check_range
+
+
+@dataclass(frozen=True)
+class GradVac:
+    """Gradient vaccine: PCGrad with a target for each cosine, the moving average of what it has been.
+
+    For each i, ``g_i' = g_i``; then for every j != i in random order, with ``phi = cos(g_i', g_j)`` and the target
+    ``phi^[i, j]``, if ``phi < phi^`` then
+
+    ``g_i' <- g_i' + |g_i'| (phi^ sqrt(1 - phi^2) - phi sqrt(1 - phi^^2)) / (|g_j| sqrt(1 - phi^^2)) g_j``,
+
+    after which their cosine is ``phi^``; and ``phi^ <- (1 - beta) phi^ + beta phi``. The direction is
+    ``sum_i g_i'``. With targets 0, which is where they start, this is PCGrad. (m, m) -> (m,), each weight at least 1.
+
+    A loss whose gradient is exactly zero is left out, and its targets stay as they were. A target is used up to the
+    cosine 1 - 1e-6 only: at 1 the formula divides by zero.
+
+    Args:
+        beta: how fast the targets follow, in [0, 1].
+        seed: of the random orders, which are a function of the seed and the step.
+
+    Signals:
+        step: number of the step, which comes by itself.
+
+    Raises:
+        ValueError: beta out of its range.
+
+    Example:
+        >>> import numpy as np
+        >>> rule, gram = GradVac(), np.array([[4.0, -2.0], [-2.0, 4.0]])
+        >>> weights, state = rule.update(gram, rule.init(gram), step=0)
+        >>> weights, state["targets"]
+        (array([1.5, 1.5]), array([[ 0.   , -0.005],
+               [-0.005,  0.   ]]))
+
+    Reference:
+        Wang, Tsvetkov, Firat, Cao. Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
+        Multilingual Models. ICLR 2021, arXiv:2010.05874, Algorithm 1, Eqs. 3 and 4; beta as in its experiments.
+    """
+
+    beta: float = 0.01
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_range("GradVac", "beta", self.beta, 0, 1)
+
+    def init(self, gram: Array) -> State:
+        return {"targets": 0 * gram}
+
+    def update(self, gram: Array, state: State, /, *, step: Array) -> tuple[Array, State]:
+        xp = array_namespace(gram)
+        m = gram.shape[-1]
+        inverse_norm = inverse_norms(gram)
+        cosine = correlations(gram, inverse_norm)
+        active = xp.astype(inverse_norm > 0, gram.dtype)
+        eye = _identity(gram)
+        targets = state["targets"]
+        # row i: the coordinates of g_i'/|g_i| along the unit gradients
+        vaccinated = eye
+        index = xp.arange(m, **_like(gram))
+        order = permutations(self.seed, step, m, m, gram)
+        for k in range(m):
+            other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
+            products = vaccinated @ cosine
+            squared = xp.sum(products * vaccinated, axis=-1)
+            length = xp.sqrt(xp.where(squared > 0, squared, 1))
+            phi = xp.clip(xp.sum(products * other, axis=-1) / length, -1, 1)
+            target = xp.clip(xp.sum(targets * other, axis=-1), -1, 1 - 1e-6)
+            sine, target_sine = _sine(phi), _sine(target)
+            added = length * (target * sine / target_sine - phi)
+            added = xp.where((phi < target) & (squared > 0), added, 0)
+            targets = targets + self.beta * (phi[:, None] - targets) * other
+            vaccinated = vaccinated + added[:, None] * other
+        length = xp.where(active > 0, 1 / xp.where(active > 0, inverse_norm, 1), 0)
+        return xp.sum(length[:, None] * vaccinated, axis=0) * inverse_norm, {"targets": targets}
+
+
+def _sine(cosine: Array) -> Array:
+    # the floor stands for the sines that the clipped targets leave out, and keeps the derivative finite
+    xp = array_namespace(cosine)
+    return xp.sqrt(xp.clip(1 - cosine * cosine, 1e-12, None))

@@ -1,0 +1,59 @@
+"""PCGrad: project each gradient off those that it conflicts with, one after the other, in random order."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+from ._linalg import _identity, _like, correlations, inverse_norms
+from ._random import permutations
+
+
+@dataclass(frozen=True)
+class PCGrad:
+    """Gradient surgery: the sum of gradients from which conflicting components have been removed.
+
+    For each i, ``g_i' = g_i``; then for every j != i in random order, if ``<g_i', g_j> < 0``,
+    ``g_i' <- g_i' - <g_i', g_j>/|g_j|^2 g_j``. The direction is ``sum_i g_i'``. Each g_i' is a combination of the
+    gradients, ``g_i' = sum_j V[i, j] g_j``, so all of that is arithmetic on the rows of V, whose inner products with
+    g_j are ``(V G)[:, j]``; the weights are the column sums of V: (m, m) -> (m,), each at least 1.
+
+    Two losses come out without conflict, whatever the order. From three on, a projection can bring back a conflict
+    that an earlier one removed, and the direction may conflict. A loss whose gradient is exactly zero is left out.
+
+    Args:
+        seed: of the random orders. They are a function of the seed and the step: the same on every process, and
+            after a resume.
+
+    Signals:
+        step: number of the step, which comes by itself.
+
+    Example:
+        >>> import numpy as np
+        >>> PCGrad()(np.array([[4.0, -2.0], [-2.0, 1.0]]) + np.diag([0.0, 3.0]), step=0)
+        array([1.5, 1.5])
+
+    Reference:
+        Yu, Kumar, Gupta, Levine, Hausman, Finn. Gradient Surgery for Multi-Task Learning. NeurIPS 2020,
+        arXiv:2001.06782, Algorithm 1. The authors' code divides the sum by m in some versions; the paper does not.
+    """
+
+    seed: int = 0
+
+    def __call__(self, gram: Array, /, *, step: Array) -> Array:
+        xp = array_namespace(gram)
+        m = gram.shape[-1]
+        inverse_norm = inverse_norms(gram)
+        cosine = correlations(gram, inverse_norm)
+        eye = _identity(gram)
+        # row i of `surgery`: the coordinates of g_i'/|g_i| along the unit gradients
+        surgery = eye
+        index = xp.arange(m, **_like(gram))
+        order = permutations(self.seed, step, m, m, gram)
+        for k in range(m):
+            other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
+            inner = xp.sum((surgery @ cosine) * other, axis=-1)
+            surgery = surgery - xp.clip(inner, None, 0)[:, None] * other
+        active = inverse_norm > 0
+        length = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
+        return xp.sum(length[:, None] * surgery, axis=0) * inverse_norm
