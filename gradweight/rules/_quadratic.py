@@ -143,7 +143,7 @@ def _interior_minimiser(matrix: Array, linear: Array) -> Array:
     for _ in range(INTERIOR_STEPS):
         residual = _matvec(regular, y) + c - slack
         gap = xp.mean(y * slack, axis=-1)[:, None]
-        inverse = _inverse(regular + _identity(matrix) * (slack / y + regularisation)[:, :, None])
+        inverse = positive_definite_inverse(regular + _identity(matrix) * (slack / y + regularisation)[:, :, None])
         dy = -_matvec(inverse, residual + slack)
         ds = -slack - slack / y * dy
         share = xp.minimum(longest(y, dy), longest(slack, ds))
@@ -163,7 +163,7 @@ def _interior_minimiser(matrix: Array, linear: Array) -> Array:
     return xp.clip(xp.sum(candidates * best[:, :, None], axis=0), 0, None) * (1 - empty)
 
 
-def _inverse(matrix: Array) -> Array:
+def positive_definite_inverse(matrix: Array) -> Array:
     """The inverse of positive definite matrices, by sweeping one row after the other: (..., n, n) -> (..., n, n)."""
     xp = array_namespace(matrix)
     identity = _identity(matrix)
