@@ -208,7 +208,7 @@ def test_a_second_backward_in_place_needs_a_new_step(between):
 
     opt.backward(losses())
     before = net.weight.grad.clone()
-    with pytest.raises(RuntimeError, match="accumulate=False says .* one backward"):
+    with pytest.raises(RuntimeError, match=r"accumulate=False says .* one backward"):
         opt.backward(losses())
     assert torch.equal(net.weight.grad, before)
     {"step": opt.step, "zero_grad": opt.zero_grad, "model.zero_grad": net.zero_grad}[between]()

@@ -1,0 +1,185 @@
+"""What a backward saw and decided: numbers against NumPy, and no waiting for the device before they are read."""
+
+import copy
+import math
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+
+from gradweight import Combination, MultiObjectiveGradient
+from gradweight.rules import AngleBisector, Mean, Sum
+
+
+def combination(rows, weights=None):
+    gram = torch.as_tensor(rows @ rows.T)
+    m = len(rows)
+    names = tuple("abcdefgh"[:m])
+    weights = torch.ones(m, dtype=gram.dtype) if weights is None else weights
+    return Combination(names, torch.arange(m, dtype=gram.dtype), gram, weights)
+
+
+@given(st.integers(1, 6), st.integers(1, 7), st.sampled_from([0.0, 1e-100, 1.0, 1e100]), st.integers(0, 2**16))
+def test_properties_against_numpy(m, k, scale, seed):
+    rng = np.random.default_rng(seed)
+    rows = rng.normal(size=(m, k))
+    rows[0] *= scale
+    seen = combination(rows)
+    lengths = np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(seen.norms, lengths, rtol=1e-12)
+    unit = np.divide(rows, lengths[:, None], out=np.zeros_like(rows), where=lengths[:, None] > 0)
+    cosines = np.clip(unit @ unit.T, -1, 1)
+    np.testing.assert_allclose(seen.cosines, cosines, rtol=0, atol=1e-12)
+    # arccos has infinite slope at 0 and 180 degrees: 1e-12 in the cosine may be 1e-4 degree in the angle
+    np.testing.assert_allclose(seen.angles, np.degrees(np.arccos(cosines)), rtol=0, atol=2e-4)
+    assert np.array_equal(seen.conflicts, rows @ rows.T < 0)
+    flat = seen.as_dict()
+    pairs = [(i, j) for i in range(m) for j in range(i + 1, m)]
+    keys = [f"{kind}/{name}" for kind in ("loss", "weight", "grad_norm") for name in seen.names]
+    assert sorted(flat) == sorted(keys + [f"cos/{seen.names[i]}~{seen.names[j]}" for i, j in pairs])
+    assert all(type(value) is float for value in flat.values())
+    for i, name in enumerate(seen.names):
+        assert flat[f"loss/{name}"] == i
+        assert flat[f"grad_norm/{name}"] == pytest.approx(lengths[i], rel=1e-12)
+    for i, j in pairs:
+        assert flat[f"cos/{seen.names[i]}~{seen.names[j]}"] == pytest.approx(cosines[i, j], abs=1e-12)
+
+
+def test_a_zero_gradient_is_orthogonal_to_everything():
+    seen = combination(np.array([[0.0, 0.0], [3.0, 4.0]]))
+    assert seen.norms.tolist() == [0.0, 5.0]
+    assert seen.cosines.tolist() == [[0.0, 0.0], [0.0, 1.0]]
+    assert seen.angles[0, 1].item() == pytest.approx(90)
+    assert not seen.conflicts.any()
+
+
+def test_norms_whose_product_underflows():
+    """1e-25 each, in float32: their squares are subnormal or zero, their cosine is not to become 0/0."""
+    seen = Combination(("a", "b"), torch.zeros(2), torch.full((2, 2), 1e-40), torch.ones(2))
+    assert torch.isfinite(seen.cosines).all()
+    assert (seen.cosines.abs() <= 1).all()
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_what_is_not_finite_shows(value):
+    gram = torch.tensor([[1.0, value], [value, value]])
+    seen = Combination(("fine", "broken"), torch.tensor([1.0, value]), gram, torch.full((2,), math.nan))
+    flat = seen.as_dict()
+    assert flat["grad_norm/fine"] == 1.0
+    assert not math.isfinite(flat["grad_norm/broken"])
+    assert not math.isfinite(flat["loss/broken"])
+    assert math.isnan(flat["weight/fine"])
+    assert math.isnan(flat["cos/fine~broken"])
+    fine, broken = str(seen).splitlines()[1:]
+    assert "nan" in fine
+    assert broken.startswith("broken")
+    assert "nan" in broken
+
+
+def test_printing():
+    seen = combination(np.array([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([0.25, 1e-7], dtype=torch.float64))
+    header, *rows = str(seen).splitlines()
+    assert header.split() == ["loss", "value", "weight", "grad", "norm", "angle", "to", "a", "angle", "to", "b"]
+    assert [row.split() for row in rows] == [["a", "0", "0.25", "3", "0", "90"], ["b", "1", "1e-07", "2", "90", "0"]]
+    assert len({len(line) for line in (header, *rows)}) == 1
+    assert "value" in str(combination(np.ones((1, 2))))
+
+
+def test_it_keeps_no_graph_and_no_memory_of_the_run():
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Sum())
+    first = opt.backward({"a": w.sum(), "b": w.square().sum()})
+    assert opt.last is first
+    before = first.as_dict()
+    for field in (first.losses, first.gram, first.weights):
+        assert not field.requires_grad
+    opt.step()
+    second = opt.backward({"a": 3 * w.sum(), "b": w.square().sum()})
+    assert opt.last is second
+    assert first.as_dict() == before
+    with pytest.raises(AttributeError, match="cannot assign"):
+        first.weights = second.weights
+    assert copy.deepcopy(first).as_dict() == before
+
+
+# ---- no synchronisation: under fake tensors, which have no values, whatever looks at one raises
+
+
+def _fake_steps(rule, engine="auto", **signals):
+    with FakeTensorMode():
+        net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2))
+        opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9), rule, engine=engine)
+        for _ in range(2):
+            opt.zero_grad()
+            for _ in range(2):
+                out = net(torch.randn(5, 3))
+                seen = opt.backward({"a": out[:, 0].square().mean(), "b": out[:, 1].exp().mean()}, **signals)
+            opt.step()
+            # derived, not read
+            assert seen.cosines.shape == seen.angles.shape == seen.conflicts.shape == (2, 2)
+            assert repr(type(seen.norms)).count("FakeTensor")
+        return seen
+
+
+@pytest.mark.parametrize("rule", [Sum(), Mean(), AngleBisector()], ids=lambda rule: type(rule).__name__)
+@pytest.mark.parametrize("engine", ["autograd", "hooks"])
+def test_backward_and_step_wait_for_nothing(rule, engine):
+    seen = _fake_steps(rule, engine)
+    for read in (seen.as_dict, lambda: str(seen)):
+        with pytest.raises(DataDependentOutputException):
+            read()
+
+
+def test_a_rule_that_waits_is_noticed():
+    """The test above can fail."""
+    with pytest.raises(DataDependentOutputException):
+        _fake_steps(lambda gram: gram[0] * gram[0, 0].item())
+    with pytest.raises(DataDependentOutputException):
+        _fake_steps(lambda gram: gram[0] if gram[0, 0] > 0 else gram[1])
+
+
+def test_a_scaled_backward_waits_for_nothing():
+    with FakeTensorMode():
+        w = nn.Parameter(torch.ones(3))
+        opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), AngleBisector())
+        scaler = torch.amp.GradScaler("cpu")
+        for _ in range(2):
+            opt.backward({"a": w.exp().sum(), "b": w.sum()}, scaler=scaler)
+        assert w.grad.shape == (3,)
+
+
+def test_signals_wait_for_nothing():
+    _fake_steps(lambda gram, *, score, losses, step: gram[0] * score + step, score=0.5)
+
+
+def test_functions_wait_for_nothing():
+    with FakeTensorMode():
+        w = nn.Parameter(torch.ones(3))
+        opt = MultiObjectiveGradient(torch.optim.SGD([("w", w)], lr=0.1), AngleBisector(), engine="func")
+        opt.backward(lambda p: {"a": p["w"].exp().sum(), "b": p["w"].sum()})
+        opt.step()
+        assert w.grad.shape == (3,)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", [{"capturable": True}, {"fused": True}], ids=str)
+def test_backward_and_step_never_synchronise_on_cuda(options):
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).cuda()
+    opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters(), lr=0.1, **options), AngleBisector())
+    x = torch.randn(5, 3, device="cuda")
+    for step in range(3):
+        torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step may set things up
+        try:
+            opt.zero_grad()
+            for _ in range(2):
+                out = net(x)
+                seen = opt.backward({"a": out[:, 0].square().mean(), "b": out[:, 1].exp().mean()})
+            assert seen.angles.shape == (2, 2)
+            opt.step()
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+    assert seen.as_dict()["loss/a"] > 0
