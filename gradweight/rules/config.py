@@ -1,0 +1,56 @@
+"""ConFIG: the direction that makes the same angle with every gradient, as long as the gradients add up to along it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+from ._eigen import eigh, resolved_eigenvalues
+from ._linalg import _matvec, correlations, inverse_norms
+
+
+@dataclass(frozen=True)
+class ConFIG:
+    """The direction with equal cosines to all gradients, of the length of their summed projections on it.
+
+    With unit gradients u_i in the rows of U, C = U U' their correlations and ``v = U^+ 1 = sum_i (C^+ 1)_i u_i``,
+    ``d = (sum_i g_i . v) v / |v|^2``; (m, m) -> (m,). Where the gradients are linearly independent ``u_i . v = 1``
+    for all i: every loss falls at the same rate relative to its gradient norm. Where they are not, v is the direction
+    whose ``u_i . v`` are nearest to 1 in the least-squares sense, and may conflict. For two losses
+    ``w_i = (|g_1| + |g_2|) / (2 |g_i|)``, the angle bisector, of length ``(|g_1| + |g_2|) cos(angle/2)``.
+
+    Exactly opposed gradients: the direction is 0 for two losses; among more, their part of v is 0 and the others
+    decide. A loss whose gradient is exactly zero is left out.
+
+    Example:
+        >>> import numpy as np
+        >>> ConFIG()(np.array([[4.0, -1.0], [-1.0, 16.0]]))
+        array([1.5 , 0.75])
+
+    Reference:
+        Liu, Chu, Thuerey. ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks. ICLR 2025,
+        arXiv:2408.11104, equations 2 and 3.
+
+    Deviations:
+        The pseudo-inverse is that of the correlations, from their eigenvalues (`_eigen`); those below 4 m^2 eps count
+        as 0, which are angles of 1e-7 between gradients at float64 where the authors' code tells angles of 1e-15.
+    """
+
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
+        xp = array_namespace(gram)
+        inverse_norm = inverse_norms(gram)
+        active = inverse_norm > 0
+        norm = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
+        if gram.shape[-1] == 2:
+            # a single loss that is left keeps weight 1
+            return inverse_norm * xp.sum(norm) / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
+        cosine = correlations(gram, inverse_norm)
+        ones = xp.astype(active, gram.dtype)
+        eigenvalues, vectors = eigh(cosine)
+        kept = resolved_eigenvalues(eigenvalues, vectors, ones)
+        inverse = xp.where(kept, 1 / xp.where(kept, eigenvalues, 1), 0)
+        y = xp.sum(vectors * (inverse * xp.sum(vectors * ones[:, None], axis=0)), axis=-1) * ones
+        alignment = _matvec(cosine, y)
+        squared = xp.sum(y * alignment)
+        length = xp.where(squared > 0, xp.sum(norm * alignment) / xp.where(squared > 0, squared, 1), 0)
+        return y * inverse_norm * length

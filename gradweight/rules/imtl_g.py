@@ -1,0 +1,48 @@
+"""IMTL-G: the affine combination of the gradients with equal projections on all of them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ..rule import Array, array_namespace
+from .bisector import AngleBisector
+
+
+@dataclass(frozen=True)
+class IMTLG:
+    """The combination of the gradients, weights adding up to 1, whose projections on all of them are equal.
+
+    With unit gradients u_i, ``d . u_i`` is the same for all i and ``sum_i w_i = 1``; (m, m) -> (m,). That is the
+    direction of `AngleBisector` at another length: ``w = a / sum(a)`` with a the weights of that. For two losses
+    ``w_i = (1/|g_i|) / (1/|g_1| + 1/|g_2|)``.
+
+    **It can point uphill.** Weights of either sign may add up to a negative number, and making them add up to 1 then
+    turns the direction round: with more than two losses the common projection can be negative, and every loss rises.
+    It happens when norms and angles differ enough that the bisector needs a negative weight on the smallest gradient.
+    `AngleBisector` and `ConFIG` have the same direction without the turn. Where the weights add up to 0 (within
+    rounding errors) no multiple of them adds up to 1; they are then all 0.
+
+    Opposed gradients: the direction is 0, with weights as above. A loss whose gradient is exactly zero is left out.
+
+    Example:
+        >>> import numpy as np
+        >>> IMTLG()(np.array([[1.0, -0.5], [-0.5, 9.0]]))
+        array([0.75, 0.25])
+
+    Reference:
+        Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang. Towards Impartial Multi-task Learning. ICLR 2021, OpenReview
+        IMPnRXEWpvr, equations 4 to 6.
+
+    Deviations:
+        The linear system is that of the correlations, solved by pivoted conjugate directions, so that dependent
+        gradients and norms of any ratio are no obstacle; the authors invert a matrix of the gradients themselves.
+        Where no direction has equal projections other than 0, the direction is 0.
+    """
+
+    def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
+        xp = array_namespace(gram)
+        weights = AngleBisector()(gram)
+        total = xp.sum(weights)
+        rounding = 16 * gram.shape[-1] * xp.finfo(gram.dtype).eps * xp.sum(xp.abs(weights))
+        some = xp.abs(total) > rounding
+        return xp.where(some, weights / xp.where(some, total, 1), 0)
