@@ -35,7 +35,8 @@ class AdaptiveWeights:
     1/|g|, so once gradient norms are around 1/epsilon = 20, epsilon is as large as they are, the sum of the two
     plain gradients takes over, and with it the conflict that the method removes.
     ``epsilon_mode="relative"`` adds ``epsilon/|g_i|`` instead (``epsilon`` in Algorithm 2, whose weights are of
-    the size of 1), the same share of each direction at any scale. "absolute" is the default, for reproduction.
+    the size of 1), the same share of each direction at any scale; the direction of Algorithm 1 is then never obtuse
+    to either gradient. "absolute" is the default, for reproduction.
 
     **Zero gradients.** Hinge losses give exactly zero gradients, often early in training. A loss whose gradient
     is zero gets weight 0, and case 5 applies to the other one: 1/|g| as printed in the paper would be NaN.
