@@ -19,6 +19,7 @@ from .projection import OrthogonalProjection
 from .random import Random
 from .simple import Constant, Mean, Sum
 from .tchebycheff import SmoothTchebycheff
+from .torchjd import from_torchjd
 from .trimmed_mean import TrimmedMean
 from .uncertainty import Uncertainty
 from .vqgan import VQGANWeight
@@ -49,4 +50,5 @@ __all__ = [
     "TrimmedMean",
     "Uncertainty",
     "VQGANWeight",
+    "from_torchjd",
 ]
