@@ -374,6 +374,49 @@ def test_a_disabled_scaler_changes_nothing():
     assert torch.equal(net.weight.grad, expected)
 
 
+@pytest.mark.xfail(strict=True, reason="a rule's matrix products are cast to bfloat16 under autocast")
+def test_under_autocast_the_rule_computes_as_precisely_as_outside():
+    """backward inside the region, where only the forward belongs, is a common mistake and none of the rule's."""
+    w, directions = nn.Parameter(torch.randn(20)), torch.randn(3, 20)
+    opt = wrapped([w], AngleBisector())
+    expected = opt.backward({str(i): (w * c).sum() for i, c in enumerate(directions)})
+    opt.zero_grad()
+    with torch.autocast("cpu", torch.bfloat16):
+        seen = opt.backward({str(i): (w * c).sum() for i, c in enumerate(directions)})
+    assert torch.equal(seen.weights, expected.weights)
+
+
+@pytest.mark.parametrize("engine", ["autograd", "hooks"])
+def test_autocast_forward(engine):
+    net, x = nn.Linear(3, 2), torch.randn(5, 3)
+    opt = wrapped(net.parameters(), AngleBisector(), engine=engine)
+    with torch.autocast("cpu", torch.bfloat16):
+        out = net(x)
+        assert out.dtype == torch.bfloat16
+        losses = {"a": out[:, 0].float().square().mean(), "b": out[:, 1].mean()}
+    rows = [torch.autograd.grad(loss, list(net.parameters()), retain_graph=True) for loss in losses.values()]
+    seen = opt.backward(losses)
+    vectors = torch.stack([torch.cat([t.double().flatten() for t in row]) for row in rows])
+    torch.testing.assert_close(seen.gram.double(), vectors @ vectors.T, rtol=1e-6, atol=0)
+    expected = (vectors / vectors.norm(dim=1, keepdim=True)).sum(0).float()
+    found = torch.cat([p.grad.flatten() for p in net.parameters()])
+    torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("engine", ["autograd", "hooks"])
+def test_a_compiled_module(engine):
+    """Several losses go backward through its one graph."""
+    net, x = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)), torch.randn(5, 3)
+    torch._dynamo.reset()
+    found = []
+    for module in (net, torch.compile(net, backend="aot_eager")):
+        opt = wrapped(net.parameters(), AngleBisector(), engine=engine)
+        out = module(x)
+        opt.backward({"a": out[:, 0].square().mean(), "b": out[:, 1].exp().mean()})
+        found.append([p.grad for p in net.parameters()])
+    torch.testing.assert_close(*found)
+
+
 # ---- what a rule is told
 
 

@@ -177,6 +177,16 @@ def test_a_function_that_ignores_the_parameters_it_is_given():
         setting.opt.backward(losses)
 
 
+@pytest.mark.parametrize("engine", ["autograd", "hooks"])
+def test_a_loss_that_reaches_nothing_is_found_before_any_graph_is_spent(engine):
+    setting = Setting(options={"engine": engine})
+    losses = setting.losses()
+    with pytest.raises(ValueError, match="'stranger' reaches none"):
+        setting.opt.backward(losses | {"stranger": stranger.sum()})
+    assert stranger.grad is None
+    setting.opt.backward(losses)
+
+
 def test_a_spent_graph():
     setting, twin = (Setting() for _ in range(2))
     losses = setting.losses()
