@@ -110,10 +110,12 @@ def test_kl_from_given_shares_is_zero_where_they_are_met():
 def test_three_standard_deviations_survive_float32_far_from_the_origin():
     # |x|^2 + |c|^2 - 2xc has no digit of 0.03^2 left at 1e3 in float32, and comes into use above 25 points
     centre = torch.tensor([[1024.0, 1024.0]])
-    inside, outside = centre + torch.tensor([0.025, 0.0]), centre + torch.tensor([0.035, 0.0])
-    samples = torch.cat([inside.expand(30, 2), outside.expand(30, 2)])
+    offsets = torch.arange(0.0, 0.06, 0.001)
+    samples = centre + torch.stack([offsets, torch.zeros_like(offsets)], dim=1)
     modes = torch.cat([centre, centre + 100 * torch.arange(1, 31).unsqueeze(1)])
-    assert high_quality_share(samples, modes, 0.01) == 0.5
+    inside = (samples - centre).norm(dim=1) <= 0.03  # what is left of the offsets after rounding at 1024
+    assert 0 < inside.sum() < len(samples)
+    assert high_quality_share(samples, modes, 0.01) == inside.float().mean()
 
 
 @pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
