@@ -63,6 +63,23 @@ def test_solve_psd_of_singular_systems(rows: np.ndarray, seed: int) -> None:
     np.testing.assert_allclose(combined, expected, rtol=0, atol=1e-8 * max(1, np.abs(expected).max()))
 
 
+@settings(deadline=None, max_examples=200)
+@given(st.integers(2, 8), st.integers(3, 20), st.floats(-5, 0), SEEDS)
+def test_solve_psd_of_nearly_dependent_systems(m: int, dimension: int, power: float, seed: int) -> None:
+    """The residual is rounding however ill the condition, which takes pivoting: without it, it grows to 1e-10."""
+    rng = np.random.default_rng(seed)
+    units = rng.standard_normal((m, dimension))
+    for i in range(1, m):
+        if rng.random() < 0.5:
+            units[i] = units[rng.integers(i)] + 10.0**power * rng.standard_normal(dimension)
+    units /= np.linalg.norm(units, axis=1, keepdims=True)
+    matrix, rhs = units @ units.T, units @ rng.standard_normal(dimension)
+    x = solve_psd(matrix, rhs)
+    # 1e-13 and not 1e-15: a dropped pivot, below m eps, leaves what it would have explained
+    residual = units @ (x @ units) - rhs
+    assert np.abs(residual).max() <= 1e-13 * (np.abs(x).sum() + np.abs(rhs).max())
+
+
 def test_solve_psd_ignores_pivots_below_the_scale() -> None:
     """What is left of cancelled numbers of size 1 is rounding, and a solution of it would be noise of size 1e16."""
     rounding = np.array([[2.0, -1.0], [-1.0, 2.0]]) * EPS / 8
