@@ -10,6 +10,7 @@ from typing import Any
 import lightning
 import pytest
 import torch
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from torch.utils.data import DataLoader
 
 from gradweight import MultiObjectiveGradient
@@ -178,3 +179,13 @@ def test_what_was_seen_goes_into_log_dict(tmp_path: Path) -> None:
     seen = module.optimizers().last.as_dict()
     for name, value in seen.items():
         assert float(fit.callback_metrics[name]) == pytest.approx(value, rel=1e-6), name
+
+
+def test_a_scheduler_that_hangs_on_the_base_is_refused_by_lightning(tmp_path: Path) -> None:
+    class Wrong(Automatic):
+        def configure_optimizers(self) -> Any:
+            opt = wrapped(self.net)
+            return {"optimizer": opt, "lr_scheduler": halving(opt.base)}
+
+    with pytest.raises(MisconfigurationException, match="attached with an optimizer that wasn't returned"):
+        trainer(tmp_path).fit(Wrong(), loader())
