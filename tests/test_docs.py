@@ -1,0 +1,50 @@
+"""Every Python block of the documentation runs as it stands.
+
+The blocks of one page share a namespace, from top to bottom, in an empty directory. A block that is only a piece of a
+program is fenced as ``python fragment`` and left out.
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [page for page in (ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))) if page.exists()]
+
+# hosts about themselves and their environment
+HOSTS = [
+    "ignore:.*LeafSpec.*:FutureWarning",
+    "ignore:.*does not have many workers.*",
+    "ignore:.*pin_memory.*no accelerator is found.*",
+]
+
+
+def blocks(text: str) -> list[tuple[int, str]]:
+    """The line number and the source of each block that is fenced as exactly ``python``."""
+    found = re.finditer(r"^```python[ \t]*\n(.*?)^```[ \t]*$", text, flags=re.MULTILINE | re.DOTALL)
+    return [(text.count("\n", 0, match.start(1)) + 1, match.group(1)) for match in found]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.filterwarnings(*HOSTS)
+def test_the_blocks_of_a_page_run_from_top_to_bottom(
+    page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("MPLBACKEND", "Agg")
+    namespace: dict[str, object] = {"__name__": "__main__"}
+    for line, source in blocks(page.read_text()):
+        # so that a traceback names the page and the line in it
+        exec(compile("\n" * (line - 1) + source, str(page), "exec"), namespace)
+
+
+def test_which_blocks_are_found() -> None:
+    text = "a\n```python\nx = 1\n\ny = 2\n```\n```sh\nls\n```\n```python fragment\nopt.step()\n```\n```python\nz\n```\n"
+    assert blocks(text) == [(3, "x = 1\n\ny = 2\n"), (14, "z\n")]
+
+
+def test_there_are_blocks_to_run() -> None:
+    assert len(blocks((ROOT / "docs" / "trainers.md").read_text())) >= 9
