@@ -2,52 +2,74 @@
 
 from .adaptive import AdaptiveWeights
 from .advas import AdvAs
+from .alignedmtl import AlignedMTL
 from .bisector import AngleBisector
+from .cagrad import CAGrad
+from .config import ConFIG
 from .crmogm import CRMOGM
+from .dualproj import DualProj
 from .dwa import DWA
+from .fairgrad import FairGrad
 from .famo import FAMO
 from .geometric_mean import GeometricMean
 from .graddrop import GradDrop
 from .gradnorm import GradNorm
 from .gradvac import GradVac
+from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
+from .mgda import MGDA
+from .modo import MoDo
+from .nash import NashMTL
 from .norm_balance import NormBalance
 from .pcgrad import PCGrad
 from .pinn_annealing import PINNAnnealing, PINNNormAnnealing
 from .projection import OrthogonalProjection
 from .random import Random
+from .sdmgrad import SDMGrad
 from .simple import Constant, Mean, Sum
 from .tchebycheff import SmoothTchebycheff
 from .torchjd import from_torchjd
 from .trimmed_mean import TrimmedMean
 from .uncertainty import Uncertainty
+from .upgrad import UPGrad
 from .vqgan import VQGANWeight
 
 __all__ = [
     "CRMOGM",
     "DWA",
     "FAMO",
+    "IMTLG",
     "IMTLL",
+    "MGDA",
     "AdaptiveWeights",
     "AdvAs",
+    "AlignedMTL",
     "AngleBisector",
+    "CAGrad",
+    "ConFIG",
     "Constant",
+    "DualProj",
+    "FairGrad",
     "GeometricMean",
     "GradDrop",
     "GradNorm",
     "GradVac",
     "Krum",
     "Mean",
+    "MoDo",
+    "NashMTL",
     "NormBalance",
     "OrthogonalProjection",
     "PCGrad",
     "PINNAnnealing",
     "PINNNormAnnealing",
     "Random",
+    "SDMGrad",
     "SmoothTchebycheff",
     "Sum",
     "TrimmedMean",
+    "UPGrad",
     "Uncertainty",
     "VQGANWeight",
     "from_torchjd",

@@ -22,6 +22,7 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     first = xp.arange(m, **_like(matrix, dtype=xp.int64)) < m // 2
     in_the_middle = identity * xp.flip(identity, axis=-1)
     vectors = identity
+    info = xp.finfo(matrix.dtype)
     for _ in range((5 if m <= 5 else 8) * (m - 1 if m % 2 == 0 else m)):
         diagonal = xp.linalg.diagonal(matrix)
         partner = xp.flip(diagonal, axis=-1)
@@ -30,8 +31,9 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
         # orthogonal
         coupling = (coupling + xp.flip(coupling, axis=-1)) / 2
         # tan of the angle, the smaller root of t**2 + 2 tau t = 1, tau = (partner - diagonal) / (2 coupling)
-        coupled = coupling != 0
-        tau = (partner - diagonal) / xp.where(coupled, 2 * coupling, 1)
+        coupled = xp.abs(coupling) > info.smallest_normal / info.eps
+        # clipped where t = 1 / (2 tau) is nothing, because tau squared would overflow
+        tau = xp.clip((partner - diagonal) / xp.where(coupled, 2 * coupling, 1), -(info.eps**-2), info.eps**-2)
         sign = xp.where((tau > 0) | ((tau == 0) & first), 1, -1)
         tan = xp.where(coupled, sign / (xp.abs(tau) + xp.sqrt(1 + tau**2)), 0)
         tan = tan - xp.sum(in_the_middle * tan[None, :], axis=-1)
