@@ -239,7 +239,6 @@ def test_signals(rule, given, match):
         setting.opt.backward(losses, **given)
 
 
-@pytest.mark.xfail(strict=True, reason="a signal that only the second micro-batch has is a bare KeyError")
 def test_a_signal_that_only_some_micro_batches_have():
     setting, twin = (Setting(lambda gram, *, score=None: gram[0] * 0 + 1) for _ in range(2))
     losses = setting.losses()
@@ -247,7 +246,6 @@ def test_a_signal_that_only_some_micro_batches_have():
         setting.opt.backward(losses, score=1.0)
 
 
-@pytest.mark.xfail(strict=True, reason="a signal that the second micro-batch lacks is dropped in silence")
 def test_a_signal_that_a_later_micro_batch_lacks():
     w = nn.Parameter(torch.ones(2))
     opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), lambda gram, *, score=None: gram[0] * 0 + 1)

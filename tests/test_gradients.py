@@ -236,7 +236,6 @@ class WithAttribute(Function):
         return 3 * gradient, None, None
 
 
-@pytest.mark.xfail(strict=True, reason="the graph walk asks the context for node.name() and node.variable")
 @pytest.mark.parametrize(("name", "value"), [("variable", 3), ("name", "mine")])
 def test_a_custom_function_that_names_an_attribute_like_one_of_the_graph(name, value):
     w = nn.Parameter(torch.ones(2))
@@ -352,9 +351,6 @@ def test_names_must_be_known_for_functions():
         MultiObjectiveGradient(opt.base, Sum(), params=[("bias", net.bias)])
 
 
-@pytest.mark.xfail(
-    strict=True, reason="the names are zipped into a dict, which drops one: 'zip() argument 2 is shorter'"
-)
 def test_two_parameters_of_one_name_are_an_error():
     """Two modules in two groups may both have a 'weight': a function could not tell them apart."""
     a, b = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)

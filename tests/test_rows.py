@@ -83,12 +83,6 @@ def test_gram_is_the_matrix_of_inner_products(problem):
     assert torch.equal(found, found.T)
 
 
-HALF_PRECISION_COPY = pytest.mark.xfail(
-    strict=True, reason="a half-precision target that is not contiguous is written through a reshape that copied it"
-)
-
-
-@HALF_PRECISION_COPY
 @given(problems(), st.booleans())
 def test_combine_is_the_weighted_sum(problem, in_place):
     params, rows = problem
@@ -160,7 +154,6 @@ def test_complex_counts_as_real_and_imaginary_parts():
     assert gram([[a], [torch.conj(a)]])[0, 1] == (a * a).sum().real  # a lazily conjugated tensor
 
 
-@HALF_PRECISION_COPY
 def test_bfloat16_targets_in_another_order_of_memory_are_written():
     """The target has the parameter's strides and the gradients have others: no view may silently be a copy."""
     p = torch.randn(2, 3, 2, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
