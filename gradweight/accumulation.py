@@ -77,19 +77,28 @@ class Accumulated:
         """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.
 
         Raises:
-            ValueError: the names of the losses differ, or one is from `backward` and one from `join`.
+            ValueError: the names of the losses or of the signals differ, or one is from `backward` and one from `join`.
         """
         if self.names != new.names:
             raise ValueError(
                 f"the micro-batches of one step need the same losses: {list(self.names)} before, "
                 f"{list(new.names)} now; call zero_grad() between steps"
             )
+        if self.signals.keys() != new.signals.keys():
+            raise ValueError(
+                f"the micro-batches of one step need the same signals: {sorted(self.signals)} before, "
+                f"{sorted(new.signals)} now"
+            )
         if self.joined != new.joined:
             raise ValueError("the micro-batches of one step need all backward() or all join(); got both")
+        # a parameter that is frozen for this micro-batch keeps what it has, and takes part
+        now = set(new.params)
+        params = [*new.params, *(p for p in self.params if p not in now)]
         share = new.backwards / (self.backwards + new.backwards)
         return replace(
             new,
-            rows=accumulate(_aligned(self.rows, self.params, new.params), new.rows),
+            params=params,
+            rows=accumulate(_aligned(self.rows, self.params, params), _aligned(new.rows, new.params, params)),
             losses=self.losses + new.losses,
             signals={name: torch.lerp(self.signals[name], value, share) for name, value in new.signals.items()},
             scale=new.scale if self.scale is None or new.scale is None or not new.joined else self.scale + new.scale,

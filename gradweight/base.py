@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
@@ -28,10 +29,13 @@ def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str
     """The name of each parameter: from ``params`` if given, else as far as ``base`` was built with names.
 
     Raises:
-        ValueError: ``params`` lacks a parameter of the base.
+        ValueError: ``params`` lacks a parameter of the base, or gives two of them one name.
     """
     if params is not None:
         names = {p: name for name, p in (params.items() if isinstance(params, Mapping) else params)}
+        twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
+        if twice:
+            raise ValueError(f"params must give every parameter a name of its own; {twice} name several")
         for group in base.param_groups:
             for p in group["params"]:
                 if p.requires_grad and p not in names:

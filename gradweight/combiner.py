@@ -37,6 +37,9 @@ class Combiner:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.signals = Signals.of(rule)
+        # a protocol's isinstance looks at every attribute, too slow for every step
+        self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
+        self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
 
     def __call__(
         self,
@@ -57,9 +60,11 @@ class Combiner:
         Raises:
             TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
         """
-        if blocks is None:
-            return self._whole(accumulated, saved, targets)
-        return self._by_block(accumulated, blocks, saved, targets)
+        # backward() inside an autocast region must not round the rule's matrices to half precision
+        with torch.autocast(targets_device(targets).type, enabled=False):
+            if blocks is None:
+                return self._whole(accumulated, saved, targets)
+            return self._by_block(accumulated, blocks, saved, targets)
 
     def held(self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None]) -> Combination:
         """Write the direction of a step that reuses ``weights``: its one row is the gradient of the weighted sum."""
@@ -129,15 +134,15 @@ class Combiner:
             signals["step"] = torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
             changed["step"] = signals["step"] + 1
         given = self.signals.select({"names": accumulated.names, "losses": losses, **signals})
-        if isinstance(self.rule, CoordinateRule):
+        if self._coordinate is not None:
             return torch.full_like(matrix[0], torch.nan), given, changed
-        if isinstance(self.rule, StatefulRule):
+        if self._stateful is not None:
             # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
             key = "state of " + "~".join(accumulated.names) + where
-            state = self.rule.init(matrix) if key not in saved else saved[key]
-            weights, changed[key] = self.rule.update(matrix, state, **given)
+            state = self._stateful.init(matrix) if key not in saved else saved[key]
+            weights, changed[key] = self._stateful.update(matrix, state, **given)
         else:
-            weights = self.rule(matrix, **given)
+            weights = self.rule(matrix, **given)  # type: ignore[operator]
         check_weights(weights, self.signals.rule, matrix)
         return weights.detach().to(matrix), given, changed
 
@@ -149,8 +154,8 @@ class Combiner:
         finite: Tensor,
         targets: Sequence[Tensor | None],
     ) -> None:
-        if isinstance(self.rule, CoordinateRule):
-            combine_by_coordinate(functools.partial(self.rule.combine, **given), rows, finite, targets)
+        if self._coordinate is not None:
+            combine_by_coordinate(functools.partial(self._coordinate.combine, **given), rows, finite, targets)
         else:
             combine(rows, weights, targets)
 

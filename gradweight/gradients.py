@@ -243,12 +243,13 @@ class Graph:
             node = pending.pop()
             if node in nodes or node in stops:
                 continue
-            variable = getattr(node, "variable", None)
-            if variable is not None:  # AccumulateGrad: holds no buffers, so sharing it is harmless
-                leaves.add(id(variable))
+            # by type: a custom function's node also has whatever attributes its forward has set on it
+            kind = type(node).__name__
+            if kind == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
+                leaves.add(id(node.variable))  # type: ignore[attr-defined]
                 continue
             nodes.add(node)
-            reentrant = reentrant or node.name() == _REENTRANT_CHECKPOINT
+            reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
             pending.extend(parent for parent, _ in node.next_functions if parent is not None)
         return Graph(nodes, leaves, reentrant)
 
@@ -267,11 +268,14 @@ def _check_reached(
     values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str
 ) -> None:
     ids = {id(p) for p in params}
+    inner = {
+        p.grad_fn for p in params if p.grad_fn is not None
+    }  # a differentiable base may hold parameters that are no leaves
     for name, graph in zip(values, graphs, strict=True):
         if graph.reentrant:  # the parameters inside the checkpoint are not in this graph
             if engine == "autograd":
                 raise RuntimeError(_reentrant_message("engine='autograd'"))
-        elif graph.leaves.isdisjoint(ids):
+        elif graph.leaves.isdisjoint(ids) and graph.nodes.isdisjoint(inner):
             raise ValueError(_unreached_message(name))
 
 

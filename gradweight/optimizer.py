@@ -15,7 +15,8 @@ from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
 from .gradients import ENGINES, Losses, check_losses
 from .join import Joined, join
-from .rule import CoordinateRule, Rule
+from .rule import CoordinateRule, Rule, StatefulRule
+from .rule_state import STATE_KEY, pack
 from .step import Settings, Step
 
 __all__ = ["MultiObjectiveGradient"]
@@ -108,6 +109,8 @@ class MultiObjectiveGradient(Optimizer):
         self.history: deque[Combination] = deque(maxlen=history)
         settings = Settings(Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every)
         self._step = Step(base, settings)
+        if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
+            base.param_groups[0].setdefault(STATE_KEY, {})  # distributed checkpoints load what is there already
         self._fill_hook_tables()
 
     @property
@@ -238,6 +241,9 @@ class MultiObjectiveGradient(Optimizer):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         state_dict = self.base.state_dict()
+        group = state_dict["param_groups"][0]
+        if isinstance(group.get(STATE_KEY), dict):
+            group[STATE_KEY] = pack(group[STATE_KEY])
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
@@ -245,11 +251,13 @@ class MultiObjectiveGradient(Optimizer):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or the bare base's, returned."""
+        state_dict = state_dict.copy()  # hooks may change it; the caller's own stays as it is
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
         self.base.load_state_dict(state_dict)
         self._step.changed = {}
+        self._step.saved()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

@@ -6,12 +6,13 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
+
+from .ownership import private
 
 __all__ = ["Row", "accumulate", "combine", "combine_by_coordinate", "gram", "in_place_targets", "kept_targets"]
 
@@ -62,22 +63,33 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     ``out[p]`` may be one of the tensors of ``rows`` (that of the first loss that reaches p), for combining in
     place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
     """
-    on_device: dict[torch.device, tuple[Tensor, ...]] = {}
+    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
     for target, *tensors in zip(out, *rows, strict=True):
         if target is None:
             continue
-        if target.device not in on_device:
-            on_device[target.device] = weights.to(target.device, non_blocking=True).unbind()
-        terms = [(w, t) for w, t in zip(on_device[target.device], tensors, strict=True) if t is not None]
-        if target.dtype in _LOW_PRECISION:
-            for chunk in _chunks((target, *(t for _, t in terms)), widen=False):
-                parts = [w * _some(t).to(torch.float32) for (w, _), t in zip(terms, chunk[1:], strict=True)]
-                _some(chunk[0]).copy_(torch.stack(parts).sum(0))
+        wide = torch.float32 if target.dtype in _LOW_PRECISION else target.dtype
+        key = (target.device, wide)
+        if key not in prepared:
+            prepared[key] = weights.to(*key, non_blocking=True).unbind()
+        terms = [(w, t) for w, t in zip(prepared[key], tensors, strict=True) if t is not None]
+        if wide != target.dtype:
+            _combine_wide(terms, target)
             continue
         (first_weight, first), *others = terms
         torch.mul(first, first_weight, out=target)
         for weight, tensor in others:
-            target.addcmul_(tensor, weight.to(tensor.dtype))
+            target.addcmul_(tensor, weight)
+
+
+def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
+    tensors = [target, *(tensor for _, tensor in terms)]
+    if len({tensor.stride() for tensor in tensors}) == 1 and _is_dense(target):
+        pieces = _chunks(tensors, widen=False)
+    else:  # flattening would copy the target, and what is written to a copy is lost
+        pieces = iter([list(tensors)])
+    for piece in pieces:
+        parts = [w * _some(t).to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
+        _some(piece[0]).copy_(torch.stack(parts).sum(0))
 
 
 def combine_by_coordinate(
@@ -111,15 +123,15 @@ def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     ``old`` is never written to, so that whoever fails after this has lost nothing. Autograd may return one tensor
     for two parameters, or an expanded one: those are added out of place.
     """
-    private = _owners(new)
+    ours = private(new)
     result: list[Row] = []
-    for old_row, new_row in zip(old, new, strict=True):
+    for old_row, new_row, free in zip(old, new, ours, strict=True):
         row: Row = []
-        for a, b in zip(old_row, new_row, strict=True):
+        for a, b, writable in zip(old_row, new_row, free, strict=True):
             if a is None or b is None:
                 row.append(b if a is None else a)
             else:
-                row.append(b.add_(a) if private[_storage(b)] == 1 and _is_dense(b) else a + b)
+                row.append(b.add_(a) if writable and _is_dense(b) else a + b)
         result.append(row)
     return result
 
@@ -127,19 +139,21 @@ def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
 def in_place_targets(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor | None]:
     """For each parameter a tensor to combine into: the first row's own where that is safe, else a new one.
 
-    Safe is a tensor that shares its memory with no other gradient and has the strides of the parameter, which
-    fused optimizers rely on without checking.
+    Safe is a tensor that nobody else holds, that shares its memory with no other gradient, and that has the strides
+    of the parameter, which fused optimizers rely on without checking.
     """
-    private = _owners(rows)
+    ours = private(rows)
     targets: list[Tensor | None] = []
-    for parameter, *tensors in zip(like, *rows, strict=True):
-        first = next((t for t in tensors if t is not None), None)
+    for index, parameter in enumerate(like):
+        first = next((i for i, row in enumerate(rows) if row[index] is not None), None)
         if first is None:
             targets.append(None)
-        elif private[_storage(first)] == 1 and _fits(first, parameter):
-            targets.append(first)
+            continue
+        tensor = _some(rows[first][index])
+        if ours[first][index] and _fits(tensor, parameter):
+            targets.append(tensor)
         else:
-            targets.append(torch.empty_like(parameter))
+            targets.append(torch.empty_like(parameter, requires_grad=False))
     return targets
 
 
@@ -159,18 +173,18 @@ def kept_targets(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
 def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[list[Tensor | None]]:
     """Aligned 1-D pieces of tensors of one shape, real-valued and in at least float32 if ``widen``."""
     flats = _flatten(tensors)
-    n = next(t.numel() for t in flats if t is not None)
+    one = next(t for t in flats if t is not None)
+    n, widen = one.numel(), widen and one.dtype in _LOW_PRECISION
     for start in range(0, max(n, 1), CHUNK):
         pieces = flats if n <= CHUNK else [None if t is None else t[start : start + CHUNK] for t in flats]
-        yield [t.to(torch.float32) if widen and t is not None and t.dtype in _LOW_PRECISION else t for t in pieces]
+        yield [None if t is None else t.to(torch.float32) for t in pieces] if widen else pieces
 
 
 def _flatten(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
     """1-D views in one common order: that of the storage if all agree on it, which copies nothing."""
     real = [torch.view_as_real(t.resolve_conj()) if t is not None and t.is_complex() else t for t in tensors]
-    strides = {t.stride() for t in real if t is not None}
     one = next(t for t in real if t is not None)
-    if len(strides) == 1 and not one.is_contiguous() and _is_dense(one):
+    if not one.is_contiguous() and _is_dense(one) and len({t.stride() for t in real if t is not None}) == 1:
         return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in real]
     return [None if t is None else t.reshape(-1) for t in real]
 
@@ -197,14 +211,6 @@ def _fits(tensor: Tensor, parameter: Tensor) -> bool:
         and _is_dense(tensor)
         and (tensor.stride() == parameter.stride() or not _is_dense(parameter))
     )
-
-
-def _owners(rows: Sequence[Row]) -> Counter[int]:
-    return Counter(_storage(t) for row in rows for t in row if t is not None)
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def _sum_pairs(values: list[Tensor], pairs: int) -> Tensor:

@@ -97,6 +97,8 @@ class Signals:
             function: Callable[..., Any] = rule.update
         elif isinstance(rule, CoordinateRule):
             function = rule.combine
+        elif isinstance(rule, torch.nn.Module):
+            function = rule.forward  # its __call__ is (*args, **kwargs), whatever the module takes
         elif callable(rule):
             function = rule
         else:
@@ -105,7 +107,11 @@ class Signals:
                 f"got an instance of {name}"
             )
         required, known, takes_any = set(), set(), False
-        for parameter in inspect.signature(function).parameters.values():
+        try:
+            parameters = inspect.signature(function).parameters.values()
+        except ValueError:  # a builtin that has none
+            parameters = inspect.signature(lambda gram, /: gram).parameters.values()
+        for parameter in parameters:
             if parameter.kind is inspect.Parameter.VAR_KEYWORD:
                 takes_any = True
             elif parameter.kind is inspect.Parameter.KEYWORD_ONLY:

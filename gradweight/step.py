@@ -18,12 +18,10 @@ from .gradients import Gradients, Losses, check_losses, loss_gradients
 from .join import Joined
 from .rows import combine, gram, in_place_targets, kept_targets
 from .rule import State
+from .rule_state import STATE_KEY, unpack
 from .shared import at_representation
 
 __all__ = ["Settings", "Step"]
-
-STATE_KEY = "rule_state"
-"""Where a rule's state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +53,8 @@ class Step:
     backward_done: bool = False
     written: dict[Tensor, Tensor] = field(default_factory=dict)
     changed: State = field(default_factory=dict)
-    versions_after_step: list[int] | None = None
+    versions: list[int] = field(default_factory=list)
+    stepped: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
         # a scalar that waits for its backward belongs to this process's graph
@@ -67,30 +66,33 @@ class Step:
         self.backward_done = False
         self.written = {}
         self.changed = {}
-        self.versions_after_step = None
+        self.versions = []
+        self.stepped = False
 
     def clear_if_zeroed(self) -> None:
         """Notice that ``model.zero_grad()`` has cleared the gradients behind our back."""
         replaced = self.written and not any(p.grad is t for p, t in self.written.items())
-        zeroed_in_place = self.versions_after_step not in (None, self._versions())
-        if replaced or zeroed_in_place:
+        if replaced or (self.versions != self._versions() and (self.stepped or self._all_zero())):
             self.clear()
 
     def taken(self) -> Combination | None:
         """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
-        followed = self.last if self.backward_done and self.versions_after_step is None else None
+        followed = self.last if self.backward_done and not self.stepped else None
         if self.changed:
             self.base.param_groups[0][STATE_KEY] = self.saved() | self.changed
             self.changed = {}
-        if self.settings.accumulate:
-            self.versions_after_step = self._versions()
-        else:
+        self.versions = self._versions()
+        self.stepped = True
+        if not self.settings.accumulate:
             self.backward_done = False
         return followed
 
     def saved(self) -> State:
         """What the rule remembers, as of the last step taken."""
-        saved: State = self.base.param_groups[0].get(STATE_KEY, {})
+        group = self.base.param_groups[0]
+        saved: State | str = group.get(STATE_KEY, {})
+        if isinstance(saved, str):  # as a checkpoint has it
+            saved = group[STATE_KEY] = unpack(saved, group["params"][0].device)
         return saved
 
     def params(self) -> list[Tensor]:
@@ -127,10 +129,11 @@ class Step:
         gradients = self._differentiate(losses, params, scale, retain_graph)
         accumulated = self._plus(gradients, params, signals, scale, joined)
         targets = self._targets(accumulated, retain_graph)
-        combination, changed = self.settings.combiner(accumulated, self._blocks(params), self.saved(), targets)
+        blocks = self._blocks(accumulated.params)
+        combination, changed = self.settings.combiner(accumulated, blocks, self.saved(), targets)
         if self.settings.refresh_every > 1:
             changed |= {_held_key(accumulated.names): combination.weights, "age": self._next_age()}
-        return self._lay(params, targets, combination, changed, accumulated)
+        return self._lay(accumulated.params, targets, combination, changed, accumulated)
 
     def _held(
         self,
@@ -149,7 +152,7 @@ class Step:
         accumulated = self._plus(gradients, params, signals, scale, joined)
         targets = self._targets(accumulated, retain_graph)
         combination = self.settings.combiner.held(accumulated, weights, targets)
-        return self._lay(params, targets, combination, {"age": self._next_age()}, accumulated)
+        return self._lay(accumulated.params, targets, combination, {"age": self._next_age()}, accumulated)
 
     def _at_representation(
         self,
@@ -216,8 +219,9 @@ class Step:
         self.accumulated = accumulated if self.settings.accumulate else None
         self.backward_done = True
         self.changed = changed
-        self.versions_after_step = None
         self.written = {p: target for p, target in zip(params, targets, strict=True) if target is not None}
+        self.versions = self._versions()
+        self.stepped = False
         self.last = combination
         return combination
 
@@ -243,6 +247,11 @@ class Step:
             return None
         group = {p: i for i, members in enumerate(self.base.param_groups) for p in members["params"]}
         return block_of_each(self.settings.blocks, [group[p] for p in params], self._names(params))
+
+    def _all_zero(self) -> bool:
+        # Asks the device, but only where somebody has written to a .grad since it was laid and no step was taken: a
+        # zero_grad(set_to_none=False) after a step that GradScaler skipped, or clipping between micro-batches.
+        return not any(bool(tensor.any()) for tensor in self.written.values())
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.written.values()]

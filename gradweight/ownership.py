@@ -1,0 +1,51 @@
+"""Ownership: which gradients nobody else holds, so that they may be written to."""
+
+from __future__ import annotations
+
+import sys
+from collections import Counter
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+__all__ = ["private"]
+
+
+def private(rows: Sequence[list[Tensor | None]]) -> list[list[bool]]:
+    """Which gradients may be written to: nobody but the row holds the tensor, or memory that it shares.
+
+    Autograd returns whatever a backward returned: one tensor for two parameters, a tensor that a custom function
+    saved, or that the user holds. `torch` asks the reference count before it makes such a tensor a ``.grad``.
+    """
+    holders = Counter(_storage(t) for row in rows for t in row if t is not None)
+    return [[_is_private(row, index, holders) for index in range(len(row))] for row in rows]
+
+
+def _is_private(row: Sequence[Tensor | None], index: int, holders: Counter[int]) -> bool:
+    # by row and index, because a name for the tensor here would be one more reference
+    if row[index] is None:
+        return False
+    found = _references(row, index)
+    return holders[found[0]] == 1 and all(n <= alone for n, alone in zip(found[1:], _ALONE[1:], strict=True))
+
+
+def _references(row: Sequence[Tensor | None], index: int) -> tuple[int, int, int, int, int]:
+    """The storage of a tensor, and Python's and C++'s references to it and to the tensor that it is a view of."""
+    tensor = row[index]
+    assert tensor is not None
+    here = _storage(tensor), sys.getrefcount(tensor), _use_count(tensor)
+    base = tensor._base
+    return (*here, 0, 0) if base is None else (*here, sys.getrefcount(base), _use_count(base))
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
+def _use_count(tensor: Tensor) -> int:
+    return int(tensor._use_count())  # type: ignore[attr-defined]
+
+
+# What a tensor has that only its row holds; releases of torch differ in how Python and C++ share a tensor.
+_ALONE = _references([torch.ones(2, 2).t()], 0)
