@@ -36,7 +36,7 @@ class AlignedMTL:
     Deviations:
         Zero eigenvalues are told from small ones by the rounding errors of their own entries instead of by comparison
         with the largest eigenvalue, which drops every gradient 1e-8 times shorter than the longest. Eigenvalues come
-        from Jacobi's method (`_eigen`), about 450 array operations for m = 4 and 3,600 for m = 16, because a library's
+        from Jacobi's method (`_eigen`), about 550 array operations for m = 4 and 4,500 for m = 16, because a library's
         routine waits for the device.
     """
 

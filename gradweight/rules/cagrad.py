@@ -68,7 +68,8 @@ class CAGrad:
         mean = norm / largest / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
         n = inverse_norm / xp.where(xp.any(active), xp.max(inverse_norm), 1)
         a = _matvec(cosine, mean)
-        radius = self.c * xp.sqrt(xp.clip(xp.sum(mean * a), 0, None))
+        squared = xp.clip(xp.sum(mean * a), 0, None)
+        radius = self.c * squared * _inverse_root(squared)
 
         # d = g_0 + V y is optimal if s = C y + a - mu n >= 0 and y s = 0, and |V y| is the radius or mu is 0
         free = all_faces(cosine)
@@ -83,14 +84,22 @@ class CAGrad:
         residual = optimality_residual(cosine, a - mu[:, None] * n, y)
         best = least(xp.where(solvable, residual, xp.inf)[:, None])
         y = xp.clip(xp.sum(best * y, axis=0), 0, None)
+        # the root is right to sqrt(eps) where the discriminant cancels, which a small radius must not show
+        y = y * radius * _inverse_root(xp.sum(y * _matvec(cosine, y)))
 
         nearest = nonnegative_minimiser(cosine, a[None, :])[0, :]
         within = xp.sum(nearest * _matvec(cosine, nearest)) <= radius**2
         shortest = nonnegative_minimiser(cosine + n[:, None] * n[None, :], -n[None, :])
         stationary = ~resolved(cosine, shortest, shortest)[0]
         flat = stationary & within
-        y = mean + xp.where(flat, nearest, xp.where(radius > 0, y, 0))
+        y = mean + xp.where(flat, nearest, y)
         # where all has cancelled, what is left is rounding error and no direction
         rounding = 4 * m * xp.finfo(gram.dtype).eps * xp.sum(mean) ** 2
-        nothing = (xp.sum(mean * a) <= rounding) | (flat & ~resolved(cosine, y[None, :], mean[None, :])[0])
+        nothing = (squared <= rounding) | (flat & ~resolved(cosine, y[None, :], mean[None, :])[0])
         return xp.where(nothing, 0, y) * (inverse_norm * largest)
+
+
+def _inverse_root(squared: Array) -> Array:
+    """1 / sqrt, and 0 at 0 with a derivative of 0."""
+    xp = array_namespace(squared)
+    return xp.where(squared > 0, 1 / xp.sqrt(xp.where(squared > 0, squared, 1)), 0)

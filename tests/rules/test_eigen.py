@@ -1,0 +1,37 @@
+"""Jacobi's method against its definition, entry by entry."""
+
+from __future__ import annotations
+
+import numpy as np
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradweight.rules._eigen import eigh, resolved_eigenvalues
+
+from ..strategies import regular_sets, structured_sets
+
+
+@settings(max_examples=60)
+@given(st.one_of(regular_sets(max_m=16, max_ratio=1e8), structured_sets(max_m=16)))
+def test_decomposition_to_the_last_digits_of_every_entry(rows: np.ndarray) -> None:
+    gram = rows @ rows.T
+    eigenvalues, vectors = eigh(gram)
+    norms = np.linalg.norm(rows, axis=1)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(rows)), atol=1e-13)
+    error = np.abs((vectors * eigenvalues) @ vectors.T - gram)
+    # relative to |g_i| |g_j|, so the small gradients count as much as the large ones
+    assert np.all(error <= 1e-13 * norms[:, None] * norms)
+
+
+@given(structured_sets(max_m=8))
+def test_rank(rows: np.ndarray) -> None:
+    gram = rows @ rows.T
+    norms = np.linalg.norm(rows, axis=1)
+    scales = 10.0 ** np.linspace(-5, 5, len(rows))
+    eigenvalues, vectors = eigh(gram * scales[:, None] * scales)
+    assert resolved_eigenvalues(eigenvalues, vectors, norms * scales).sum() == np.linalg.matrix_rank(rows)
+
+
+def test_entries_of_very_different_size_do_not_overflow() -> None:
+    eigenvalues, _ = eigh(np.array([[1.0, 1e-300, 0.0], [1e-300, 1e-200, 1e-310], [0.0, 1e-310, 1e-300]]))
+    np.testing.assert_allclose(np.sort(eigenvalues), [1e-300, 1e-200, 1.0])

@@ -1,0 +1,110 @@
+"""MoDo and SDMGrad, whose weights take steps on the simplex, against the papers' algorithms on vectors."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradweight.rules import MGDA, MoDo, SDMGrad
+from gradweight.rules._simplex import simplex_projection
+
+from ..strategies import SEEDS, regular_sets
+
+
+def sorted_projection(values: np.ndarray) -> np.ndarray:
+    """The textbook's: sort, and take the last k for which the k-th stays positive."""
+    descending = np.sort(values)[::-1]
+    theta = (np.cumsum(descending) - 1) / np.arange(1, len(values) + 1)
+    return np.maximum(values - theta[np.flatnonzero(descending > theta)[-1]], 0)
+
+
+@given(st.lists(st.floats(-50, 50), min_size=1, max_size=16), st.floats(-3, 20))
+def test_simplex_projection(values: list[float], power: float) -> None:
+    array = np.array(values)
+    active = np.ones(len(values), dtype=bool)
+    np.testing.assert_allclose(simplex_projection(array, active), sorted_projection(array), atol=1e-13)
+    assert simplex_projection(array * 10**power, active).sum() == pytest.approx(1, abs=1e-13)
+
+
+def test_simplex_projection_leaves_out_what_is_not_active() -> None:
+    w = simplex_projection(np.array([0.1, 5.0, 0.3]), np.array([True, False, True]))
+    np.testing.assert_allclose(w, [0.4, 0, 0.6])
+    assert not simplex_projection(np.ones(3), np.zeros(3, dtype=bool)).any()
+
+
+@given(regular_sets(min_m=2, max_m=6, max_ratio=10), SEEDS)
+def test_steps_of_modo(rows: np.ndarray, seed: int) -> None:
+    rule = MoDo(gamma=0.05, rho=0.2)
+    other = np.random.default_rng(seed).standard_normal(rows.shape)
+    gram, expected = rows @ rows.T, np.full(len(rows), 1 / len(rows))
+    state = rule.init(gram)
+    for _ in range(3):
+        expected = sorted_projection(expected - 0.05 * (rows @ (other.T @ expected) + 0.2 * expected))
+        weights, state = rule.update(gram, state, cross=rows @ other.T)
+        np.testing.assert_allclose(weights, expected, atol=1e-12)
+
+
+@given(regular_sets(min_m=2, max_m=6, max_ratio=10), SEEDS)
+def test_steps_of_sdmgrad(rows: np.ndarray, seed: int) -> None:
+    rule = SDMGrad(lam=0.4, lr=0.3, momentum=0.6, iterations=4)
+    other = rows + 0.1 * np.random.default_rng(seed).standard_normal(rows.shape)
+    gram, m = rows @ rows.T, len(rows)
+    a = rows @ other.T / np.linalg.norm(rows, axis=1).mean() ** 2
+    w, state = np.full(m, 1 / m), rule.init(gram)
+    for _ in range(2):
+        velocity = 0 * w
+        for _ in range(4):
+            velocity = 0.6 * velocity + a @ w + 0.4 * a.mean(axis=1)
+            w = sorted_projection(w - 0.3 * velocity)
+        weights, state = rule.update(gram, state, cross=rows @ other.T)
+        np.testing.assert_allclose(weights, (w + 0.4 / m) / 1.4, atol=1e-12)
+
+
+@settings(max_examples=8)
+@given(regular_sets(min_m=2, max_m=4, max_ratio=3))
+def test_both_approach_mgda_where_gradients_stand_still(rows: np.ndarray) -> None:
+    gram = rows @ rows.T
+    gram /= np.trace(gram)
+    shortest = MGDA()(gram)
+    for rule in (MoDo(gamma=1.0, rho=0.0), SDMGrad(lam=0.0, lr=0.3, iterations=10)):
+        state = rule.init(gram)
+        for _ in range(200):
+            weights, state = rule.update(gram, state)
+        np.testing.assert_allclose(weights, shortest, atol=1e-6)
+
+
+def test_a_zero_gradient_is_left_out_and_can_come_back() -> None:
+    gram = np.diag([1.0, 0.0, 4.0])
+    for rule in (MoDo(), SDMGrad()):
+        weights, state = rule.update(gram, rule.init(gram))
+        assert weights[1] == 0
+        assert weights.sum() == pytest.approx(1)
+        weights, _ = rule.update(np.diag([1.0, 0.01, 4.0]), state)
+        assert weights.sum() == pytest.approx(1)
+        nothing, _ = rule.update(0 * gram, state)
+        assert not nothing.any()
+
+
+def test_the_scale_of_gradients_does_not_matter_to_sdmgrad() -> None:
+    gram = np.array([[2.0, -0.5], [-0.5, 1.0]])
+    for scale in (1e-30, 1e30):
+        first, second = (SDMGrad().update(g, SDMGrad().init(g))[0] for g in (gram, gram * scale))
+        np.testing.assert_allclose(first, second, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("rule", "arguments", "message"),
+    [
+        (MoDo, {"gamma": 0.0}, "finite gamma above 0; got"),
+        (MoDo, {"rho": -1.0}, "finite rho of at least 0; got"),
+        (SDMGrad, {"lam": -1.0}, "finite lam of at least 0; got"),
+        (SDMGrad, {"lr": 0.0}, "finite lr above 0; got"),
+        (SDMGrad, {"momentum": 1.0}, "momentum in"),
+        (SDMGrad, {"iterations": 0}, "at least 1 iteration; got"),
+    ],
+)
+def test_errors(rule: type, arguments: dict[str, float], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        rule(**arguments)

@@ -1,0 +1,104 @@
+"""The quadratic programs: optimality conditions, agreement of the two methods, and no conflicts whatever the input."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gradweight.rule import Rule
+from gradweight.rules import MGDA, DualProj, UPGrad
+from gradweight.rules import _quadratic as quadratic
+from gradweight.rules._linalg import correlations, inverse_norms
+
+from ..strategies import EPS, SEEDS, regular_sets, structured_sets, weights
+
+
+@st.composite
+def ill_scaled_sets(draw: st.DrawFn, min_m: int = 1, max_m: int = 16) -> np.ndarray:
+    """Gradients of every kind of dependence, exact and near, norms 1e-6 to 1e6 apart from a scale of 1e-15 to 1e15."""
+    rows = draw(st.one_of(structured_sets(min_m, max_m), regular_sets(min_m, max_m)))
+    rng = np.random.default_rng(draw(SEEDS))
+    if draw(st.booleans()):
+        # nearly dependent: what is small beside the structure is drawn at random
+        rows = np.hstack([rows, 10.0 ** draw(st.floats(-10, 0)) * rng.standard_normal(rows.shape)])
+    return rows * 10.0 ** rng.uniform(-6, 6, (len(rows), 1)) * 10.0 ** draw(st.floats(-15, 15))
+
+
+def cosines_of(rows: np.ndarray) -> np.ndarray:
+    gram = rows @ rows.T
+    return correlations(gram, inverse_norms(gram))
+
+
+@pytest.mark.parametrize("rule", [MGDA(), UPGrad(), DualProj()], ids=lambda rule: type(rule).__name__)
+@settings(max_examples=100)
+@given(rows=ill_scaled_sets())
+def test_never_conflicts(rule: Rule, rows: np.ndarray) -> None:
+    w = weights(rule, rows)
+    assert np.all(np.isfinite(w))
+    assert np.all(w >= 0)
+    direction = w @ rows
+    if w.any():
+        norms = np.linalg.norm(rows, axis=1)
+        cosines = rows @ direction / np.where(norms > 0, norms, 1) / np.linalg.norm(direction)
+        assert cosines.min() >= -1e-6
+    if len(rows) == 1:
+        assert w.any() == rows.any()
+
+
+@settings(max_examples=60)
+@given(structured_sets(max_m=16))
+def test_optimality_of_projections(rows: np.ndarray) -> None:
+    cosine = cosines_of(rows)
+    y = quadratic.nonnegative_minimiser(cosine, cosine)
+    assert np.all(y >= 0)
+    # y itself may be large where gradients oppose each other, and the residual goes with it
+    residual = quadratic.optimality_residual(cosine, cosine, y)
+    assert np.all(residual <= 1e-13 * (1 + y.sum(axis=-1)))
+
+
+@settings(max_examples=40)
+@given(st.one_of(structured_sets(max_m=8), regular_sets(max_m=8)))
+def test_the_interior_method_agrees_with_the_faces(rows: np.ndarray) -> None:
+    cosine = cosines_of(rows)
+    faces = quadratic.nonnegative_minimiser(cosine, cosine)
+    interior = quadratic._interior_minimiser(cosine, cosine)
+    difference = (faces - interior) @ cosine
+    # y is not unique, V y is, and A (y - y') = V' V (y - y') sees it
+    np.testing.assert_allclose(difference, 0, atol=1e-12 * (1 + np.abs(faces).max() + np.abs(interior).max()))
+
+
+def test_both_methods_on_nine_losses_by_brute_force() -> None:
+    rng = np.random.default_rng(3)
+    rows = rng.standard_normal((9, 6))
+    cosine = cosines_of(rows)
+    # against each method's own answer: every face of nine variables by least squares
+    best = np.zeros_like(cosine)
+    value = np.zeros(9)
+    for face in range(1, 2**9):
+        free = np.flatnonzero([face >> k & 1 for k in range(9)])
+        y = np.zeros_like(cosine)
+        y[:, free] = -np.linalg.lstsq(cosine[np.ix_(free, free)], cosine[free], rcond=1e-10)[0].T
+        energy = np.where((y >= 0).all(axis=1), 0.5 * np.sum((y @ cosine) * y, axis=1) + np.sum(cosine * y, axis=1), 0)
+        best, value = np.where((energy < value)[:, None], y, best), np.minimum(energy, value)
+    found = quadratic.nonnegative_minimiser(cosine, cosine)
+    np.testing.assert_allclose((found - best) @ cosine, 0, atol=1e-7)
+
+
+@settings(max_examples=40)
+@given(regular_sets(min_m=1, max_m=16, max_ratio=1), structured_sets(max_m=16))
+def test_inverses(regular: np.ndarray, structured: np.ndarray) -> None:
+    a = regular @ regular.T + np.eye(len(regular))
+    np.testing.assert_allclose(quadratic.positive_definite_inverse(a) @ a, np.eye(len(a)), atol=1e-12)
+    a = cosines_of(structured)
+    x = quadratic.psd_inverse(a)
+    np.testing.assert_allclose(a @ x @ a, a, atol=1e-13 * (1 + np.abs(x).max()))
+
+
+@pytest.mark.parametrize("angle", [1e-9, 1e-3])
+def test_resolved_tells_rounding_from_direction(angle: float) -> None:
+    """Two gradients that are opposed but for an angle: the squared length of what one keeps is angle squared."""
+    cosine = np.array([[1.0, -np.cos(angle)], [-np.cos(angle), 1.0]])
+    left = np.array([[1.0, np.cos(angle)]])
+    assert quadratic.resolved(cosine, left, np.array([[1.0, 0.0]])).tolist() == [angle**2 > 100 * EPS]
