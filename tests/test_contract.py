@@ -202,11 +202,7 @@ FLAT = pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])
 @FLAT
 @RULE
 @BASE
-def test_dcp_state_dict_in_memory(base: str, rule: Rule, flat: bool, request: pytest.FixtureRequest) -> None:
-    if flat and isinstance(rule, SlowNorms):
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="a fresh param_groups[0] has no rule_state, which DCP asks it for")
-        )
+def test_dcp_state_dict_in_memory(base: str, rule: Rule, flat: bool) -> None:
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
 
     def resume(net: nn.Module, opt: Any, net2: nn.Module, opt2: Any) -> None:
@@ -222,13 +218,7 @@ def test_dcp_state_dict_in_memory(base: str, rule: Rule, flat: bool, request: py
 @FLAT
 @RULE
 @BASE
-def test_dcp_state_dict_through_torch_save(
-    base: str, rule: Rule, flat: bool, tmp_path: Path, request: pytest.FixtureRequest
-) -> None:
-    if flat and isinstance(rule, SlowNorms):
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="a fresh param_groups[0] has no rule_state, which DCP asks it for")
-        )
+def test_dcp_state_dict_through_torch_save(base: str, rule: Rule, flat: bool, tmp_path: Path) -> None:
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
 
     def resume(net: nn.Module, opt: Any, net2: nn.Module, opt2: Any) -> None:
@@ -243,13 +233,7 @@ def test_dcp_state_dict_through_torch_save(
 @RULE
 # raised by torch about itself
 @pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated.*", "ignore:.*no_dist.*")
-def test_dcp_save_and_load(
-    rule: Rule, flat: bool, tmp_path: Path, request: pytest.FixtureRequest, one_process: None
-) -> None:
-    if isinstance(rule, SlowNorms):
-        request.applymarker(
-            pytest.mark.xfail(strict=True, reason="DCP fills in what a fresh state dict has: it has no rule_state")
-        )
+def test_dcp_save_and_load(rule: Rule, flat: bool, tmp_path: Path, one_process: None) -> None:
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
 
     def resume(net: nn.Module, opt: Any, net2: nn.Module, opt2: Any) -> None:
@@ -295,7 +279,6 @@ def test_a_differentiable_base_steps_leaves_that_require_no_graph() -> None:
         opt.step()
 
 
-@pytest.mark.xfail(strict=True, reason="a parameter that is no leaf is not found among the leaves of the graph")
 @pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf.*")
 def test_a_differentiable_base_and_the_derivative_of_a_step() -> None:
     """As torch's own tests use it: the parameters are no leaves, and the step is differentiated by its learning rate.
@@ -323,35 +306,6 @@ def test_a_capturable_base_keeps_its_flag_and_its_own_error_on_the_cpu() -> None
     opt.backward(losses(net, *batches()[0]))
     with pytest.raises(AssertionError, match="capturable"):
         opt.step()
-
-
-@pytest.mark.cuda
-def test_a_step_with_a_capturable_base_is_captured_in_a_cuda_graph() -> None:
-    def run(captured: bool) -> dict[str, Tensor]:
-        net = network().cuda()
-        opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters(), lr=0.01, capturable=True), AngleBisector())
-        x, y = (t.cuda() for t in batches()[0])
-
-        def step() -> None:
-            opt.zero_grad()
-            opt.backward(losses(net, x, y))
-            opt.step()
-
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(3):
-                step()
-        torch.cuda.current_stream().wait_stream(side)
-        if captured:
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                step()
-        for _ in range(4):
-            graph.replay() if captured else step()
-        return net.state_dict()
-
-    assert_same(run(True), {name: p.cpu() for name, p in run(False).items()})
 
 
 # ---- activation checkpoints, compiled modules, model.zero_grad(), validation
