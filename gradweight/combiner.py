@@ -11,10 +11,12 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .combination import Combination
-from .rows import Row, combine, combine_by_coordinate, gram
+from .rows import Row, combine, directions_by_coordinate, gram
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
 
 __all__ = ["Blocks", "Combiner"]
+
+Directions: TypeAlias = list[tuple[Tensor, Tensor]]
 
 Blocks: TypeAlias = Literal["group", "layer"] | Callable[[str], str | None] | None
 """One combination for each parameter group, for each layer, for each value of a function of the parameter's name
@@ -80,7 +82,8 @@ class Combiner:
         weights, given, changed = self._weights(matrix, losses, accumulated, saved, "")
         finite = torch.isfinite(matrix).all()
         weights = torch.where(finite, weights, torch.nan)
-        self._write(accumulated.rows, weights, given, finite, targets)
+        directions = self._by_coordinate(accumulated.rows, given, finite, targets)
+        _write(accumulated.rows, weights, directions, targets)
         return Combination(accumulated.names, losses, matrix, weights), changed
 
     def _by_block(
@@ -100,24 +103,21 @@ class Combiner:
         finite = torch.isfinite(total).all()
 
         changed: State = {}
-        decided: dict[str | None, tuple[Tensor, dict[str, Any]]] = {}
+        decided: dict[str | None, tuple[Tensor, Directions | None]] = {}
         combinations: dict[str, Combination] = {}
         for block, (matrix, losses) in grams.items():
             if block is None:
-                decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), {}
+                decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), None
                 continue
             weights, given, some = self._weights(matrix, losses, accumulated, saved, f" in {block}")
             weights = torch.where(finite, weights, torch.nan)
             changed |= some
-            decided[block] = weights, given
+            part = [targets[i] for i in members[block]]
+            decided[block] = weights, self._by_coordinate(rows[block], given, finite, part)
             combinations[block] = Combination(accumulated.names, losses, matrix, weights)
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
-        for block, (weights, given) in decided.items():
-            part = [targets[i] for i in members[block]]
-            if block is None:
-                combine(rows[block], weights, part)
-            else:
-                self._write(rows[block], weights, given, finite, part)
+        for block, (weights, directions) in decided.items():
+            _write(rows[block], weights, directions, [targets[i] for i in members[block]])
         _, losses = next(iter(grams.values()))
         whole = Combination(accumulated.names, losses, total, torch.full_like(total[0], torch.nan), combinations)
         return whole, changed
@@ -139,25 +139,30 @@ class Combiner:
         if self._stateful is not None:
             # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
             key = "state of " + "~".join(accumulated.names) + where
-            state = self._stateful.init(matrix) if key not in saved else saved[key]
+            # a checkpoint may have been read to another device
+            state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
+            state = self._stateful.init(matrix) if state is None else state
             weights, changed[key] = self._stateful.update(matrix, state, **given)
         else:
             weights = self.rule(matrix, **given)  # type: ignore[operator]
         check_weights(weights, self.signals.rule, matrix)
         return weights.detach().to(matrix), given, changed
 
-    def _write(
-        self,
-        rows: list[Row],
-        weights: Tensor,
-        given: dict[str, Any],
-        finite: Tensor,
-        targets: Sequence[Tensor | None],
-    ) -> None:
-        if self._coordinate is not None:
-            combine_by_coordinate(functools.partial(self._coordinate.combine, **given), rows, finite, targets)
-        else:
-            combine(rows, weights, targets)
+    def _by_coordinate(
+        self, rows: list[Row], given: dict[str, Any], finite: Tensor, targets: Sequence[Tensor | None]
+    ) -> Directions | None:
+        if self._coordinate is None:
+            return None
+        rule = functools.partial(self._coordinate.combine, **given)
+        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets)
+
+
+def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:
+    if directions is None:
+        combine(rows, weights, targets)
+        return
+    for target, direction in directions:
+        target.copy_(direction)
 
 
 def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | None) -> list[str | None] | None:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from .ownership import private
 
-__all__ = ["Row", "accumulate", "combine", "combine_by_coordinate", "gram", "in_place_targets", "kept_targets"]
+__all__ = ["Row", "accumulate", "combine", "directions_by_coordinate", "gram", "in_place_targets", "kept_targets"]
 
 Row: TypeAlias = list[Tensor | None]
 
@@ -32,6 +32,9 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     Products of half-precision gradients are formed in float32, chunk sums are added up in float64. A complex
     gradient counts as its real and imaginary parts. Gradients on several devices are reduced where they are, and
     the sums meet on the device of the first one. Nothing is read back by the host.
+
+    Squares must fit float32: with single-precision gradients a norm beyond 1e19 gives inf (and so a direction of
+    NaN, never a wrong one), and one below 1e-19 loses digits until, below 1e-22, it counts as zero.
     """
     m = len(rows)
     pairs = [(i, j) for i in range(m) for j in range(i, m)]
@@ -92,15 +95,16 @@ def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
         _some(piece[0]).copy_(torch.stack(parts).sum(0))
 
 
-def combine_by_coordinate(
-    rule: Callable[[Tensor], Tensor], rows: Sequence[Row], finite: Tensor, out: Sequence[Tensor | None]
-) -> None:
-    """Write ``rule(stacked gradients)`` into ``out``, parameter by parameter, (m, ...) -> (...); NaN unless ``finite``.
+def directions_by_coordinate(
+    rule: Callable[[Tensor], Tensor], name: str, rows: Sequence[Row], finite: Tensor, out: Sequence[Tensor | None]
+) -> list[tuple[Tensor, Tensor]]:
+    """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it; NaN unless ``finite``.
 
-    A gradient that does not exist counts as zeros. Every direction is computed before the first one is written.
+    A gradient that does not exist counts as zeros. Nothing is written here, so that a rule that fails on the last
+    parameter has changed none.
 
     Raises:
-        ValueError: the rule returned another shape than the parameter's.
+        ValueError: the rule, called ``name``, returned another shape than the parameter's.
     """
     directions: list[tuple[Tensor, Tensor]] = []
     for target, *tensors in zip(out, *rows, strict=True):
@@ -109,12 +113,11 @@ def combine_by_coordinate(
         direction = rule(torch.stack([torch.zeros_like(target) if t is None else t for t in tensors]))
         if direction.shape != target.shape:
             raise ValueError(
-                f"combine() must return the direction of a parameter, shape {tuple(target.shape)}; "
+                f"{name} must return the direction of a parameter, shape {tuple(target.shape)}; "
                 f"got shape {tuple(direction.shape)}"
             )
         directions.append((target, torch.where(finite.to(target.device), direction, torch.nan)))
-    for target, direction in directions:
-        target.copy_(direction)
+    return directions
 
 
 def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:

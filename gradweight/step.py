@@ -120,6 +120,9 @@ class Step:
                 "are not kept; this is the second one before step() or zero_grad(): do without it to add up "
                 "micro-batches"
             )
+        before = () if self.accumulated is None else self.accumulated.names
+        if isinstance(losses, Mapping) and set(losses) == set(before):
+            losses = {name: losses[name] for name in before}  # type: ignore[assignment]
         if shared is not None:
             return self._at_representation(losses, shared, signals, scale, retain_graph)
         held = self._held_weights(losses)

@@ -259,3 +259,12 @@ def test_grad_has_the_strides_of_its_parameter(channels_last, accumulate, dtype)
     # Adam's first step is lr times the sign: a wrong order of memory shows as 1e-3 with the wrong sign
     for p, q in zip(net.parameters(), plain.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=rounding, atol=5e-4)
+
+
+def test_the_order_of_the_names_may_differ_between_micro_batches():
+    a, b = nn.Parameter(torch.tensor([1.0])), nn.Parameter(torch.tensor([3.0]))
+    opt = MultiObjectiveGradient(torch.optim.SGD([a, b], lr=1.0), Constant({"x": 10.0, "y": 1.0}))
+    opt.backward({"x": 2 * a.sum(), "y": 3 * b.sum()})
+    seen = opt.backward({"y": 5 * b.sum(), "x": 7 * a.sum()})
+    assert seen.names == ("x", "y")
+    assert (a.grad.item(), b.grad.item()) == (90.0, 8.0)

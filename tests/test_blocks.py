@@ -131,3 +131,29 @@ def test_errors() -> None:
     with pytest.raises(ValueError, match=r"need names: build the base optimizer from module\.named_parameters"):
         unnamed.backward(losses(net))
     assert all(p.grad is None for p in net.parameters())
+
+
+class Halved:
+    """A coordinate rule that goes wrong on parameters of more than one dimension, from its second step on."""
+
+    def __init__(self) -> None:
+        self.wrong = False
+
+    def combine(self, rows: Tensor, /) -> Tensor:
+        return rows.sum(0)[:1] if self.wrong and rows.dim() > 2 else rows.sum(0)
+
+
+def test_a_coordinate_rule_that_fails_in_one_block_leaves_the_others() -> None:
+    net = network()
+    rule = Halved()
+    # the bias' block comes first and would be written before the weight's turn
+    opt = MultiObjectiveGradient(
+        torch.optim.SGD([(n, p) for n, p in reversed(list(net.named_parameters()))], lr=0.1), rule, blocks=lambda n: n
+    )
+    opt.backward(losses(net))
+    before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
+    rule.wrong = True
+    with pytest.raises(ValueError, match="Halved must return the direction of a parameter"):
+        opt.backward(losses(net))
+    for p, expected in zip(net.parameters(), before, strict=True):
+        assert torch.equal(p.grad, expected)
