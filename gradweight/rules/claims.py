@@ -6,9 +6,10 @@ rounding; a rule that holds it in some cases only does not claim it.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from ..rule import CoordinateRule, Rule, StatefulRule
+from ..rule import CoordinateRule, Rule, Signals, StatefulRule
 from . import (
     CRMOGM,
     DWA,
@@ -76,6 +77,8 @@ class Claims:
             learning rate, or of a small loss, proportional.
         differentiable: weights have the derivative with respect to the Gram matrix that autograd computes, almost
             everywhere.
+        reads_gradients: False if the weights depend on the gradients only in that zero ones are left out, whatever
+            the Gram matrix holds beside.
         losses: the smallest and the largest m that it takes.
         needs: names of the losses whose gradient must not be zero for the claims to hold.
         signals: values for the signals that it requires beside those that come by themselves.
@@ -91,6 +94,7 @@ class Claims:
     vanishes_only_where_stationary: bool = False
     linear_under_scaling: bool = False
     differentiable: bool = True
+    reads_gradients: bool = True
     losses: tuple[int, int] = (1, 16)
     needs: tuple[str, ...] = ()
     signals: dict[str, float] = field(default_factory=dict)
@@ -102,10 +106,12 @@ class Claims:
 
     @property
     def kind(self) -> str:
-        """What it is computed from: "Gram", "Gram, state" or "coordinates"."""
-        if isinstance(self.rule, CoordinateRule):
-            return "coordinates"
-        return "Gram, state" if isinstance(self.rule, StatefulRule) else "Gram"
+        """What it is computed from: coordinates, or some of the Gram matrix, the losses, the signals and a state."""
+        parts = ["coordinates" if isinstance(self.rule, CoordinateRule) else "Gram"] if self.reads_gradients else []
+        parts += ["losses"] if "losses" in Signals.of(self.rule).required else []
+        parts += list(self.signals)
+        parts += ["state"] if isinstance(self.rule, StatefulRule) else []
+        return ", ".join(parts) or "nothing"
 
 
 CLAIMS: tuple[Claims, ...] = (
@@ -114,12 +120,14 @@ CLAIMS: tuple[Claims, ...] = (
         "a first baseline: what plain training does",
         vanishes_only_where_stationary=True,
         linear_under_scaling=True,
+        reads_gradients=False,
     ),
     Claims(
         Mean(),
         "the same with a step that does not grow with the number of losses",
         vanishes_only_where_stationary=True,
         linear_under_scaling=True,
+        reads_gradients=False,
     ),
     Claims(
         Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
@@ -127,6 +135,7 @@ CLAIMS: tuple[Claims, ...] = (
         permutation_equivariant=False,
         vanishes_only_where_stationary=True,
         linear_under_scaling=True,
+        reads_gradients=False,
     ),
     Claims(
         AngleBisector(),
@@ -188,6 +197,7 @@ CLAIMS: tuple[Claims, ...] = (
         permutation_equivariant=False,
         vanishes_only_where_stationary=True,
         linear_under_scaling=True,
+        reads_gradients=False,
     ),
     Claims(
         PCGrad(),
@@ -270,35 +280,41 @@ CLAIMS: tuple[Claims, ...] = (
         "regression losses of different noise, at no cost",
         degree=None,
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         IMTLL(),
         "losses of different scales, at no cost",
         degree=None,
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         DWA(),
         "supervised tasks over many epochs, at no cost",
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         FAMO(),
         "many tasks that should fall at one relative rate, at no cost",
         invariant_to_loss_scale=True,
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         SmoothTchebycheff(),
         "a chosen trade-off, one on a concave front too",
         degree=None,
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         GeometricMean(),
         "losses of different scales, with nothing to tune",
         invariant_to_loss_scale=True,
         vanishes_only_where_stationary=True,
+        reads_gradients=False,
     ),
     Claims(
         UPGrad(),
@@ -367,3 +383,37 @@ CLAIMS: tuple[Claims, ...] = (
     ),
 )
 """The rules of `gradweight.rules`, each with what it claims."""
+
+
+def claims_table() -> str:
+    """The list as a Markdown table, as it stands in the documentation."""
+    columns: dict[str, Callable[[Claims], str]] = {
+        "rule": lambda c: f"`{c.name}`",
+        "computed from": lambda c: c.kind,
+        "no conflict": lambda c: _mark(c.non_conflicting),
+        "step is as long as": lambda c: _growth(c.degree),
+        "ignores scale of a loss": lambda c: _mark(c.invariant_to_loss_scale),
+        "ignores order": lambda c: _mark(c.permutation_equivariant),
+        "stops only at Pareto points": lambda c: _mark(c.vanishes_only_where_stationary),
+        "linear": lambda c: _mark(c.linear_under_scaling),
+        "differentiable": lambda c: _mark(c.differentiable),
+        "losses": lambda c: f"{c.losses[0]} to {c.losses[1]}",
+        "for": lambda c: c.use,
+    }
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    lines += ["| " + " | ".join(column(claims) for column in columns.values()) + " |" for claims in CLAIMS]
+    return "\n".join(lines)
+
+
+def _growth(degree: float | None) -> str:
+    if degree is None:
+        return ""
+    return {0: "always", 1: "the gradients"}.get(degree, f"the gradients to the {degree:.2g}")
+
+
+def _mark(claimed: bool) -> str:
+    return "yes" if claimed else ""
+
+
+if __name__ == "__main__":
+    print(claims_table())

@@ -216,6 +216,16 @@ def test_derivative_is_that_of_finite_differences(claims):
     torch.testing.assert_close(analytic, numeric, rtol=1e-5, atol=1e-7)
 
 
+@pytest.mark.parametrize("claims", [c for c in CLAIMS if not c.reads_gradients], ids=lambda c: c.name)
+@given(data=st.data())
+@few_examples
+def test_weights_without_looking_at_the_gradients(claims, data):
+    problem = data.draw(problems(claims, zero_rows=False))
+    others = np.random.default_rng(0).standard_normal((problem.m, 4))
+    found = outcome(claims, problem).weights
+    np.testing.assert_allclose(outcome(claims, Problem(others, problem.losses)).weights, found, rtol=1e-12)
+
+
 # ---- what every rule does
 
 

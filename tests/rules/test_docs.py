@@ -1,0 +1,65 @@
+"""The page on rules: its table is the list of claims, and its code runs and keeps its claims."""
+
+import importlib
+import re
+from pathlib import Path
+
+import pytest
+import torch
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rules.claims import CLAIMS, claims_table
+
+from . import test_claims
+
+PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
+
+
+def blocks(heading: str) -> list[str]:
+    section = PAGE.split(f"## {heading}\n")[1].split("\n## ")[0]
+    return re.findall(r"```python\n(.*?)```", section, re.DOTALL)
+
+
+def test_table_is_the_list_of_claims():
+    between = re.search(r"<!-- claims:.*?-->\n(.*?)\n<!-- end of claims -->", PAGE, re.DOTALL)
+    assert between is not None
+    assert between[1].strip() == claims_table(), "paste the output of `python -m gradweight.rules.claims`"
+
+
+@pytest.mark.parametrize("name", sorted({type(claims.rule).__name__ for claims in CLAIMS}))
+def test_every_rule_is_recommended_for_something(name):
+    prose = PAGE.split("## What each rule claims")[0]
+    assert re.search(rf"`[^`]*\b{name}\b[^`]*`", prose) or name in ("Constant", "Mean")
+
+
+def test_own_rule_runs_and_keeps_its_claims(tmp_path, monkeypatch):
+    # a module of its own, since the compiler looks up the globals of what it traces by the module's name
+    (tmp_path / "capped.py").write_text("\n".join(blocks("Write your own")))
+    monkeypatch.syspath_prepend(tmp_path)
+    capped = importlib.import_module("capped")
+    claims = capped.claims
+    for test in (
+        test_claims.test_scales_with_its_degree,
+        test_claims.test_order_of_losses_does_not_matter,
+        test_claims.test_moves_wherever_all_losses_can_fall,
+        test_claims.test_derivative_is_that_of_finite_differences,
+        test_claims.test_finite_and_zero_gradients_left_out,
+        test_claims.test_numpy_is_torch,
+        test_claims.test_vmap_is_a_loop,
+        test_claims.test_runs_on_fake_tensors,
+        test_claims.test_compiled_is_eager,
+    ):
+        test(claims)
+
+    p = torch.nn.Parameter(torch.zeros(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([p], lr=0.1), capped.Capped(most=2.0))
+    seen = opt.backward({"a": p[0], "b": 8 * p[1]})
+    torch.testing.assert_close(seen.weights, torch.tensor([1.0, 0.25]))
+
+
+def test_block_on_the_peer_runs():
+    pytest.importorskip("torchjd")
+    space: dict = {}
+    (block,) = blocks("Rules from TorchJD")
+    exec(block, space)
+    torch.testing.assert_close(space["rule"](torch.eye(2)), torch.full((2,), 0.5))
