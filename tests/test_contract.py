@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -231,8 +230,6 @@ def test_dcp_state_dict_through_torch_save(base: str, rule: Rule, flat: bool, tm
 
 @FLAT
 @RULE
-# raised by torch about itself
-@pytest.mark.filterwarnings("ignore:.*TypedStorage is deprecated.*", "ignore:.*no_dist.*")
 def test_dcp_save_and_load(rule: Rule, flat: bool, tmp_path: Path, one_process: None) -> None:
     options = StateDictOptions(flatten_optimizer_state_dict=flat)
 
@@ -359,9 +356,7 @@ def gather(opt: MultiObjectiveGradient, how: str, values: dict[str, Tensor]) -> 
 @pytest.fixture
 def compiler() -> Iterator[None]:
     torch._dynamo.reset()
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # whatever the compiler says about itself while it traces
-        yield
+    yield
     torch._dynamo.reset()
 
 
