@@ -7,6 +7,8 @@ Adam. The variants take turns step by step in one process, each on a copy of the
 step is divided by the plain step of the same round: a machine that slows down slows all of them down. Reported is
 the median of these ratios with its quartiles. Results are written after every cell to
 ``benchmarks/results/step/``.
+
+Peers take part if they are installed: ``pip install torchjd quadprog conflictfree``.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.util import find_spec
 from pathlib import Path
 
 import matplotlib
@@ -29,9 +32,8 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from benchmarks.record import machine_record
-
 from benchmarks.models import SNGANDiscriminator, dcgan_discriminator, mlp
+from benchmarks.record import machine_record
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import AdaptiveWeights, AngleBisector, Sum
 
@@ -103,6 +105,43 @@ def paper(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
     return step
 
 
+def torchjd(net: nn.Module, shape: tuple[int, ...], chunk: int | None, gramian: bool) -> Callable[[], None]:
+    """TorchJD's UPGrad: all losses batched in one backward (chunk None) or one after the other (1)."""
+    from torchjd.aggregation import UPGrad
+    from torchjd.autojac import backward, jac_to_grad
+
+    optimizer = torch.optim.Adam(net.parameters(), 2e-4)
+    aggregator = UPGrad()
+
+    def step() -> None:
+        real, fake = net(torch.randn(shape)), net(torch.randn(shape))
+        optimizer.zero_grad()
+        backward([F.softplus(-real).mean(), F.softplus(fake).mean()], parallel_chunk_size=chunk)
+        jac_to_grad(net.parameters(), aggregator, optimize_gramian_computation=gramian)
+        optimizer.step()
+
+    return step
+
+
+def conflictfree(net: nn.Module, shape: tuple[int, ...]) -> Callable[[], None]:
+    """ConFIG's own package, as its documentation has it: one backward per loss, gradients flattened."""
+    from conflictfree.grad_operator import ConFIG_update_double
+    from conflictfree.utils import apply_gradient_vector, get_gradient_vector
+
+    optimizer = torch.optim.Adam(net.parameters(), 2e-4)
+
+    def step() -> None:
+        gradients = []
+        for sign in (-1, 1):
+            optimizer.zero_grad()
+            F.softplus(sign * net(torch.randn(shape))).mean().backward()
+            gradients.append(get_gradient_vector(net))
+        apply_gradient_vector(net, ConFIG_update_double(*gradients))
+        optimizer.step()
+
+    return step
+
+
 VARIANTS: dict[str, Callable[[nn.Module, tuple[int, ...]], Callable[[], None]]] = {
     "summed loss": plain,
     "gradweight Sum": lambda net, shape: ours(net, shape, Sum()),
@@ -111,6 +150,12 @@ VARIANTS: dict[str, Callable[[nn.Module, tuple[int, ...]], Callable[[], None]]] 
     "gradweight AdaptiveWeights": lambda net, shape: ours(net, shape, AdaptiveWeights()),
     "Algorithm 1 as in the paper's text": paper,
 }
+if find_spec("torchjd"):
+    VARIANTS["TorchJD UPGrad, sequential"] = lambda net, shape: torchjd(net, shape, chunk=1, gramian=False)
+    VARIANTS["TorchJD UPGrad, sequential, Gramian path"] = lambda net, shape: torchjd(net, shape, chunk=1, gramian=True)
+    VARIANTS["TorchJD UPGrad, batched"] = lambda net, shape: torchjd(net, shape, chunk=None, gramian=True)
+if find_spec("conflictfree"):
+    VARIANTS["conflictfree ConFIG"] = conflictfree
 
 
 def measure(cell: str, rounds: int) -> dict[str, object]:
@@ -177,7 +222,7 @@ def main() -> None:
         results.append(result)
         print(f"\n{result['title']}: {result['parameters']:,} parameters, plain step {result['plain_ms']} ms")
         for name, (low, median, high) in result["ratio_quartiles"].items():  # type: ignore[attr-defined]
-            print(f"  {name:<36} {median:6.3f}   [{low:.3f}, {high:.3f}]")
+            print(f"  {name:<42} {median:6.3f}   [{low:.3f}, {high:.3f}]")
         record = {"machine": machine_record(), "results": results}
         (arguments.out / "step.json").write_text(json.dumps(record, indent=2) + "\n")
         draw(results, arguments.out / "step.png")
