@@ -38,7 +38,7 @@ def test_ring(tmp_path: Path) -> None:
     table = run("ring.py", "--steps", "20", "--seeds", "2", "--workers", "1", "--out", str(tmp_path))
     assert "plain" in table
     assert "aw" in table
-    rows = list(csv.DictReader((tmp_path / "runs.csv").open()))
+    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
     assert {row["seed"] for row in rows} == {"0", "1"}
     assert (tmp_path / "ring.png").stat().st_size > 10_000
     assert "benchmarks/ring.py" in str(machine(tmp_path / "ring.json")["command"])

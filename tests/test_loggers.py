@@ -84,7 +84,8 @@ def test_lightning_log_dict(tmp_path: Path) -> None:
         enable_model_summary=False,
     )
     trainer.fit(module, torch.utils.data.DataLoader(torch.zeros(STEPS, 1)))
-    rows = list(csv.DictReader((tmp_path / "lightning_logs" / "version_0" / "metrics.csv").open()))
+    metrics = tmp_path / "lightning_logs" / "version_0" / "metrics.csv"
+    rows = list(csv.DictReader(metrics.read_text().splitlines()))
     assert len(rows) == STEPS
     for row, step in zip(rows, module.opt.history, strict=True):
         assert {key: float(row[key]) for key in step.as_dict()} == pytest.approx(step.as_dict(), rel=1e-6)
