@@ -74,6 +74,20 @@ def test_join_is_reached_through_the_prepared_optimizer_too() -> None:
     assert_same(net.state_dict(), by_hand())
 
 
+def test_a_scheduler_that_hangs_on_the_base_is_right_here_too() -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    net = network()
+    opt = wrapped(net)
+    model, prepared, data, schedule = accelerator.prepare(net, opt, loader(), halving(opt.base))
+    for batch in data:
+        with accelerator.accumulate(model):
+            accelerator.backward(opt.join(losses(model, *batch)))
+            prepared.step()
+            schedule.step()
+            prepared.zero_grad()
+    assert_same(net.state_dict(), by_hand(accumulate=2, scheduler=halving))
+
+
 @pytest.mark.parametrize("rule", [None, SlowNorms()], ids=["AngleBisector", "SlowNorms"])
 def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path, rule: Rule | None) -> None:
     def prepared() -> tuple[Any, ...]:

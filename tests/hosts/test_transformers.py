@@ -103,3 +103,10 @@ def test_resuming_in_the_middle_of_an_epoch(tmp_path: Path, rule: Rule | None) -
     assert_same(host.model.net.state_dict(), whole.model.net.state_dict(), tolerance=0.0)
     if rule is None:
         assert_same(host.model.net.state_dict(), by_hand(scheduler=halving))
+
+
+def test_a_scheduler_that_hangs_on_the_base_is_right_here_too(tmp_path: Path) -> None:
+    host = trainer(tmp_path)
+    host.lr_scheduler = halving(host.opt.base)
+    host.train()
+    assert_same(host.model.net.state_dict(), by_hand(scheduler=halving))
