@@ -32,7 +32,8 @@ def from_torchjd(weighting: Any) -> FromTorchJD:
     and zero gradients are in the hands of its own regularisation.
 
     Args:
-        weighting: a `torchjd.aggregation.Weighting`, or an aggregator that computes its weights from the Gramian.
+        weighting: a `torchjd.aggregation.Weighting` of the Gramian (or one that only counts the gradients), or an
+            aggregator that computes its weights from the Gramian.
             Aggregators that need the gradients themselves (ConFIG, GradDrop, TrimmedMean, NashMTL) are no weightings;
             the rules of those names here are.
 

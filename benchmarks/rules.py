@@ -1,0 +1,362 @@
+"""What does a rule cost, where does it lead, and where does it differ from the peer's?
+
+    python benchmarks/rules.py [--parts toy,agreement,time] [--rounds N] [--compile-up-to M] [--quick]
+
+- **toy**: the two-objective problem of CAGrad and Nash-MTL, the first objective times 0.1 as in the latter, from five
+  starts; trajectories of every rule that takes two losses.
+- **agreement**: random gradients whose norms differ more and more; how often a direction conflicts with one of them,
+  ours and TorchJD's.
+- **time**: the time of one call for m = 2, 4, 8, 16 losses: eager, compiled (inductor) and in NumPy, and TorchJD's
+  weighting where there is one and its solver is installed. The contenders take turns, so that a machine that slows
+  down slows all of them down; reported is the median over the rounds with its quartiles. Compiling is unrolled over
+  m, and takes minutes for large m: ``--compile-up-to`` says where to stop.
+
+Each part writes its JSON, with a record of the machine, and its figure to ``benchmarks/results/rules/`` when it ends.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+import sys
+import time
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import numpy as np
+import torch
+from tqdm import tqdm
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks.record import machine_record
+from gradweight.rule import CoordinateRule, Signals, StatefulRule
+from gradweight.rules.claims import CLAIMS, NAMES, Claims
+
+RESULTS = Path(__file__).parent / "results" / "rules"
+SIZES = (2, 4, 8, 16)
+CURVE = "#c0392b"
+
+
+def caller(claims: Claims) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
+    """``(gram or rows, losses, step, state) -> (weights or direction, state)``, whatever the shape of the rule."""
+    rule, declared = claims.rule, Signals.of(claims.rule)
+
+    def call(gram: Any, losses: Any, step: Any, state: Any) -> tuple[Any, Any]:
+        given = declared.select({"names": NAMES[: len(losses)], "losses": losses, "step": step})
+        given |= {name: 0 * losses[0] + value for name, value in claims.signals.items()}
+        if isinstance(rule, StatefulRule):
+            return rule.update(gram, rule.init(gram) if state is None else state, **given)
+        return (rule.combine if isinstance(rule, CoordinateRule) else rule)(gram, **given), None
+
+    return call
+
+
+def takes(claims: Claims, m: int) -> bool:
+    return claims.losses[0] <= m <= claims.losses[1]
+
+
+# ---- toy
+
+
+STARTS = np.array([[-8.5, 7.5], [-8.5, 5.0], [0.0, 0.0], [9.0, 9.0], [10.0, -8.0]])
+SCALES = np.array([0.1, 1.0])
+
+
+def objectives(x: float, y: float) -> tuple[np.ndarray, np.ndarray]:
+    """The two losses and their gradients, (2,) and (2, 2); arXiv:2202.01017, Appendix."""
+    losses, rows = np.zeros(2), np.zeros((2, 2))
+    sech2 = 1 - np.tanh(y) ** 2
+    upper, lower = np.tanh(0.5 * y), np.tanh(-0.5 * y)
+    slope = 0.5 * (1 - np.tanh(0.5 * y) ** 2)
+    for i, (shift, offset, centre) in enumerate(((-7.0, 0.0, 7.0), (3.0, 2.0, -7.0))):
+        inner = 0.5 * (-x + shift) + np.tanh(y) + offset
+        size = max(abs(inner), 5e-6)
+        f = np.log(size) + 6
+        df = np.array([-0.5, sech2]) / inner if abs(inner) > 5e-6 else np.zeros(2)
+        g = ((-x + centre) ** 2 + 0.1 * (y + 8) ** 2) / 10 - 20
+        dg = np.array([-2 * (centre - x), 0.2 * (y + 8)]) / 10
+        losses[i] = max(upper, 0) * f + max(lower, 0) * g
+        rows[i] = max(upper, 0) * df + max(lower, 0) * dg
+        rows[i, 1] += slope * f if upper > 0 else -slope * g if lower > 0 else 0
+    return SCALES * losses, SCALES[:, None] * rows
+
+
+def trajectory(claims: Claims, start: np.ndarray, steps: int, lr: float) -> np.ndarray:
+    """Adam along the rule's direction, (steps + 1, 2)."""
+    call, state = caller(claims), None
+    point, first, second = start.copy(), np.zeros(2), np.zeros(2)
+    points = [point.copy()]
+    for step in range(steps):
+        losses, rows = objectives(*point)
+        # losses from which the rules that take logarithms see positive numbers; it changes no gradient
+        shifted = losses + 25 * SCALES
+        if isinstance(claims.rule, CoordinateRule):
+            direction, state = call(rows, shifted, step, state)
+        else:
+            weights, state = call(rows @ rows.T, shifted, step, state)
+            direction = rows.T @ weights
+        first, second = 0.9 * first + 0.1 * direction, 0.999 * second + 0.001 * direction**2
+        corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.999 ** (step + 1))
+        point = point - lr * corrected[0] / (np.sqrt(corrected[1]) + 1e-8)
+        points.append(point.copy())
+    return np.array(points)
+
+
+def stationarity(point: np.ndarray) -> float:
+    """Length of the shortest convex combination of the two unit gradients: 0 at a Pareto stationary point."""
+    _, rows = objectives(*point)
+    units = rows / np.maximum(np.linalg.norm(rows, axis=1, keepdims=True), 1e-300)
+    return float(np.linalg.norm(units.sum(0)) / 2)
+
+
+def run_toy(steps: int) -> None:
+    chosen = [claims for claims in CLAIMS if takes(claims, 2)]
+    record: dict[str, Any] = {
+        "machine": machine_record(),
+        "steps": steps,
+        "lr": 0.01,
+        "starts": STARTS.tolist(),
+        "rules": {},
+    }
+    paths: dict[str, list[np.ndarray]] = {}
+    for claims in tqdm(chosen, desc="toy"):
+        began = time.perf_counter()
+        paths[claims.name] = [trajectory(claims, start, steps, 0.01) for start in STARTS]
+        ends = [path[-1] for path in paths[claims.name]]
+        record["rules"][claims.name] = {
+            "ends": [end.round(3).tolist() for end in ends],
+            "losses": [objectives(*end)[0].round(4).tolist() for end in ends],
+            "stationarity": [round(stationarity(end), 4) for end in ends],
+            "on_the_front": sum(stationarity(end) < 0.02 and end[1] < -5 for end in ends),
+            "seconds": round(time.perf_counter() - began, 1),
+        }
+    write("toy", record)
+    draw_toy(paths, record["rules"])
+
+
+def draw_toy(paths: dict[str, list[np.ndarray]], found: dict[str, Any]) -> None:
+    xs, ys = np.linspace(-11, 11, 121), np.linspace(-11, 11, 121)
+    total = np.array([[(objectives(x, y)[0] / SCALES).sum() for x in xs] for y in ys])
+    columns = 7
+    rows = -(-len(paths) // columns)
+    figure, grid = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.25 * rows), sharex=True, sharey=True)
+    for axes in grid.flat[len(paths) :]:
+        axes.axis("off")
+    for axes, (name, some) in zip(grid.flat, paths.items(), strict=False):
+        axes.contourf(xs, ys, total, levels=25, cmap="Greys", alpha=0.6)
+        axes.plot([-7, 7], [-8.3, -8.3], color="black", lw=2.5, solid_capstyle="round")
+        for path in some:
+            axes.plot(path[::10, 0], path[::10, 1], color=CURVE, lw=1)
+            axes.plot(*path[0], "o", color="black", ms=3)
+            axes.plot(*path[-1], "*", color="#1f5fa8", ms=7)
+        axes.set_title(f"{name}\n{found[name]['on_the_front']} of {len(some)} on the front", fontsize=7)
+        axes.set(xlim=(-11, 11), ylim=(-11, 11), xticks=[], yticks=[])
+    figure.suptitle(
+        "Two objectives, one ten times smaller: dots start, stars end, the thick line is the Pareto front (Adam)",
+        fontsize=10,
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.985))
+    figure.savefig(RESULTS / "toy.png", dpi=110)
+    plt.close(figure)
+
+
+# ---- the peer
+
+
+def peers(m: int) -> dict[str, Callable[[torch.Tensor], torch.Tensor]]:
+    """TorchJD's weightings by the names of our rules; those whose solver is missing are left out."""
+    try:
+        import torchjd.aggregation as peer
+    except ImportError:
+        return {}
+    makers: dict[str, Callable[[], Any]] = {
+        "AlignedMTL": lambda: peer.AlignedMTLWeighting(),
+        "CAGrad": lambda: peer.CAGradWeighting(c=0.5),
+        "DualProj": lambda: peer.DualProjWeighting(),
+        "FairGrad(alpha=0.5)": lambda: peer.FairGradWeighting(alpha=0.5),
+        "GradVac": lambda: peer.GradVacWeighting(),
+        "IMTLG": lambda: peer.IMTLGWeighting(),
+        "Krum": lambda: peer.KrumWeighting(n_byzantine=1),
+        "MGDA": lambda: peer.MGDAWeighting(),
+        "Mean": lambda: peer.MeanWeighting(),
+        "NashMTL": lambda: peer.NashMTL(n_tasks=m).weighting << matrix_root,
+        "PCGrad": lambda: peer.PCGradWeighting(),
+        "Random": lambda: peer.RandomWeighting(),
+        "SDMGrad": lambda: peer.SDMGradWeighting(),
+        "Sum": lambda: peer.SumWeighting(),
+        "UPGrad": lambda: peer.UPGradWeighting(),
+    }
+    found = {}
+    for name, make in makers.items():
+        gram = torch.eye(m, dtype=torch.float32)
+        try:
+            weighting = make()
+            weighting(gram)
+        except (ImportError, AttributeError, ValueError, TypeError):
+            continue
+        found[name] = weighting
+    return found
+
+
+def matrix_root(gram: torch.Tensor) -> torch.Tensor:
+    """Some gradients with these inner products, (m, m), for a weighting that wants gradients."""
+    values, vectors = torch.linalg.eigh(gram)
+    return vectors * values.clamp(min=0).sqrt()
+
+
+def run_agreement(trials: int) -> None:
+    record: dict[str, Any] = {"machine": machine_record(), "trials": trials, "m": 3, "rules": {}}
+    theirs = peers(3)
+    ratios = [1, 3, 10, 30, 100, 1000]
+    both = [claims for claims in CLAIMS if claims.name in theirs and claims.non_conflicting]
+    for claims in tqdm(both, desc="agreement"):
+        call, rows_of_table = caller(claims), []
+        for ratio in ratios:
+            rng = np.random.default_rng(ratio)
+            counts, worst, apart = [0, 0], [1.0, 1.0], []
+            for trial in range(trials):
+                rows = rng.standard_normal((3, 5))
+                rows *= np.geomspace(1, 1 / ratio, 3)[:, None] / np.linalg.norm(rows, axis=1, keepdims=True)
+                gram = rows @ rows.T
+                ours, _ = call(gram, np.ones(3), trial, None)
+                other = theirs[claims.name](torch.tensor(gram)).detach().numpy()
+                directions = [rows.T @ ours, rows.T @ other]
+                units = [d / max(np.linalg.norm(d), 1e-300) for d in directions]
+                for k, unit in enumerate(units):
+                    cosine = float((rows @ unit / np.linalg.norm(rows, axis=1)).min())
+                    counts[k] += int(cosine < -1e-6)
+                    worst[k] = min(worst[k], cosine)
+                apart.append(float(np.degrees(np.arccos(np.clip(units[0] @ units[1], -1, 1)))))
+            rows_of_table.append(
+                {
+                    "norm_ratio": ratio,
+                    "conflicts": counts,
+                    "worst_cosine": worst,
+                    "median_angle_between_deg": statistics.median(apart),
+                    "largest_angle_between_deg": max(apart),
+                }
+            )
+        record["rules"][claims.name] = rows_of_table
+        for row in rows_of_table:
+            tqdm.write(f"{claims.name:12} {row}")
+    write("agreement", record)
+
+
+# ---- time
+
+
+def run_time(rounds: int, compile_up_to: int, only: set[str] | None) -> None:
+    results: list[dict[str, Any]] = []
+    for m in SIZES:
+        rng = np.random.default_rng(m)
+        rows = rng.standard_normal((m, 64)).astype(np.float32)
+        data = {"numpy": (rows @ rows.T, rng.uniform(0.5, 2, m).astype(np.float32), np.asarray(3))}
+        data["torch"] = tuple(torch.tensor(x) for x in data["numpy"])
+        coordinates = {"numpy": rows, "torch": torch.tensor(rows)}
+        theirs = peers(m)
+        contenders: list[tuple[str, str, Callable[[], Any]]] = []
+        compile_seconds: dict[str, float] = {}
+        for claims in tqdm([c for c in CLAIMS if takes(c, m) and (not only or c.name in only)], desc=f"m = {m}"):
+            call = caller(claims)
+            given = {
+                kind: (coordinates[kind], *data[kind][1:]) if isinstance(claims.rule, CoordinateRule) else data[kind]
+                for kind in data
+            }
+            state = {kind: call(*given[kind], None)[1] for kind in data}
+            contenders.append((claims.name, "eager", lambda c=call, g=given["torch"], s=state["torch"]: c(*g, s)))
+            contenders.append((claims.name, "NumPy", lambda c=call, g=given["numpy"], s=state["numpy"]: c(*g, s)))
+            if m <= compile_up_to:
+                torch.compiler.reset()
+                compiled = torch.compile(call, fullgraph=True)
+                began = time.perf_counter()
+                compiled(*given["torch"], state["torch"])
+                compile_seconds[claims.name] = round(time.perf_counter() - began, 1)
+                contenders.append(
+                    (claims.name, "compiled", lambda c=compiled, g=given["torch"], s=state["torch"]: c(*g, s))
+                )
+            if claims.name in theirs:
+                contenders.append((claims.name, "TorchJD", lambda w=theirs[claims.name], g=data["torch"][0]: w(g)))
+        for (name, kind), times in interleaved(contenders, rounds).items():
+            quartiles = statistics.quantiles(times, n=4)
+            results.append(
+                {
+                    "rule": name,
+                    "m": m,
+                    "kind": kind,
+                    "microseconds": round(1e6 * statistics.median(times), 1),
+                    "quartiles": [round(1e6 * quartiles[0], 1), round(1e6 * quartiles[2], 1)],
+                }
+                | ({"compile_seconds": compile_seconds[name]} if kind == "compiled" else {})
+            )
+        write("time", {"machine": machine_record() | {"threads": torch.get_num_threads()}, "results": results})
+    draw_time(results)
+
+
+def interleaved(
+    contenders: list[tuple[str, str, Callable[[], Any]]], rounds: int
+) -> dict[tuple[str, str], list[float]]:
+    """Seconds of one call, once per round for each contender, after two rounds to warm up."""
+    times: dict[tuple[str, str], list[float]] = {(name, kind): [] for name, kind, _ in contenders}
+    for round_ in range(rounds + 2):
+        for name, kind, call in contenders:
+            began = time.perf_counter()
+            call()
+            if round_ >= 2:
+                times[name, kind].append(time.perf_counter() - began)
+    return times
+
+
+def draw_time(results: list[dict[str, Any]]) -> None:
+    names = sorted({result["rule"] for result in results}, key=str.lower, reverse=True)
+    figure, grid = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 0.24 * len(names) + 1.2), sharey=True)
+    marks = {"eager": ("o", CURVE), "compiled": ("s", "#1f5fa8"), "NumPy": ("D", "#2e8b57"), "TorchJD": ("x", "black")}
+    for axes, m in zip(grid, SIZES, strict=True):
+        for kind, (marker, colour) in marks.items():
+            some = [result for result in results if result["m"] == m and result["kind"] == kind]
+            places = [names.index(result["rule"]) for result in some]
+            axes.plot([r["microseconds"] for r in some], places, marker, color=colour, ms=4.5, label=kind)
+            for place, result in zip(places, some, strict=True):
+                axes.plot(result["quartiles"], [place, place], color=colour, lw=1)
+        axes.set(xscale="log", title=f"m = {m} losses", xlabel="µs per call")
+        axes.grid(alpha=0.3)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+    grid[0].legend(fontsize=7, loc="lower right")
+    figure.suptitle("Time of one call of each rule, CPU, float32: median and quartiles", fontsize=10)
+    figure.tight_layout(rect=(0, 0, 1, 0.985))
+    figure.savefig(RESULTS / "time.png", dpi=110)
+    plt.close(figure)
+
+
+def write(name: str, record: dict[str, Any]) -> None:
+    RESULTS.mkdir(parents=True, exist_ok=True)
+    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", default="toy,agreement,time", help="which of toy, agreement, time")
+    parser.add_argument("--rounds", type=int, default=60)
+    parser.add_argument("--compile-up-to", type=int, default=4, metavar="M", help="largest m that is compiled")
+    parser.add_argument("--only", default="", help="names of rules, for the part `time`")
+    parser.add_argument("--quick", action="store_true", help="a few steps and rounds, to see that it runs")
+    arguments = parser.parse_args()
+    warnings.filterwarnings("ignore", category=UserWarning)
+    parts = arguments.parts.split(",")
+    if "toy" in parts:
+        run_toy(100 if arguments.quick else 5000)
+    if "agreement" in parts:
+        run_agreement(3 if arguments.quick else 60)
+    if "time" in parts:
+        only = set(filter(None, arguments.only.split(",")))
+        run_time(5 if arguments.quick else arguments.rounds, arguments.compile_up_to, only)
+
+
+if __name__ == "__main__":
+    main()
