@@ -39,7 +39,7 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
         force = b * y**-beta
         pull = _matvec(matrix, y)
         # the floor changes nothing that rounding of C does not, and keeps the matrix regular where there is no solution
-        curvature = xp.clip(beta * force / y, 4 * cosine.shape[-1] * eps, None)
+        curvature = xp.clip(beta * force / y, 64 * eps, None)
         inverse = positive_definite_inverse(matrix + _identity(matrix) * curvature[:, None])
         change = _matvec(inverse, force - pull)
         to_the_boundary = 0.95 * xp.min(xp.where(change < 0, -y / xp.where(change < 0, change, -1), xp.inf))

@@ -20,7 +20,8 @@ class ConFIG:
     ``w_i = (|g_1| + |g_2|) / (2 |g_i|)``, the angle bisector, of length ``(|g_1| + |g_2|) cos(angle/2)``.
 
     Exactly opposed gradients: the direction is 0 for two losses; among more, their part of v is 0 and the others
-    decide. A loss whose gradient is exactly zero is left out.
+    decide. Where nothing is left of v but rounding errors all weights are 0. A loss whose gradient is exactly zero is
+    left out.
 
     Example:
         >>> import numpy as np
@@ -49,8 +50,12 @@ class ConFIG:
         eigenvalues, vectors = eigh(cosine)
         kept = resolved_eigenvalues(eigenvalues, vectors, ones)
         inverse = xp.where(kept, 1 / xp.where(kept, eigenvalues, 1), 0)
-        y = xp.sum(vectors * (inverse * xp.sum(vectors * ones[:, None], axis=0)), axis=-1) * ones
+        sums = xp.sum(vectors * ones[:, None], axis=0)
+        y = xp.sum(vectors * (inverse * sums), axis=-1) * ones
         alignment = _matvec(cosine, y)
         squared = xp.sum(y * alignment)
-        length = xp.where(squared > 0, xp.sum(norm * alignment) / xp.where(squared > 0, squared, 1), 0)
+        # the sums of eigenvectors that cancel leave rounding errors, of which a long step would be made
+        rounding = (16 * gram.shape[-1] * xp.finfo(gram.dtype).eps) ** 2 * xp.sum(inverse)
+        some = squared > rounding
+        length = xp.where(some, xp.sum(norm * alignment) / xp.where(some, squared, 1), 0)
         return y * inverse_norm * length

@@ -35,3 +35,8 @@ def test_equal_cosines_and_length_of_the_projections(rows: np.ndarray) -> None:
     cosines = rows @ d / norms / length
     np.testing.assert_allclose(cosines, cosines[0], atol=1e-9)
     np.testing.assert_allclose(length, np.sum(norms * cosines), rtol=1e-9)
+
+
+def test_unit_gradients_that_cancel_leave_nothing() -> None:
+    rows = np.array([[2.0], [-1.0], [-2.0], [2.0], [0.0]])
+    assert not weights(ConFIG(), rows).any()
