@@ -86,7 +86,7 @@ def loss_gradients(
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
 
 
-def check_losses(losses: object) -> dict[str, Tensor]:
+def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor]:
     """The mapping as a dict, or an error that names what is wrong with it."""
     if not isinstance(losses, Mapping):
         raise TypeError(f"losses must be a mapping name -> scalar tensor; got {type(losses).__name__}")
@@ -101,7 +101,7 @@ def check_losses(losses: object) -> dict[str, Tensor]:
             raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
         if not loss.is_floating_point():
             raise TypeError(f"the loss {name!r} must be real and floating-point; got {loss.dtype}")
-        if not loss.requires_grad:
+        if with_graph and not loss.requires_grad:
             raise ValueError(
                 f"the loss {name!r} has no graph (requires_grad is False): it was detached, computed under no_grad, "
                 "or depends on no parameter"

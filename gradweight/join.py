@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-__all__ = ["Joined", "join"]
+__all__ = ["Joined", "join", "total"]
 
 
 class Joined:
@@ -18,11 +18,19 @@ class Joined:
     Args:
         losses: name -> loss, with their graphs.
         on_backward: called with the losses and the incoming cotangent.
+        grads: what the ``.grad`` of the parameters are now; others must not change during the backward.
     """
 
-    def __init__(self, losses: dict[str, Tensor], on_backward: Callable[[dict[str, Tensor], Tensor], object]) -> None:
+    def __init__(
+        self,
+        losses: dict[str, Tensor],
+        on_backward: Callable[[dict[str, Tensor], Tensor], object],
+        grads: Callable[[], list[Tensor | None]],
+    ) -> None:
         self.losses = losses
         self.on_backward = on_backward
+        self.grads = grads
+        self.before = _versions(grads())
         self.done = False
 
 
@@ -32,12 +40,17 @@ def join(joined: Joined) -> tuple[Tensor, weakref.ref[Joined]]:
     The losses' own graphs hang on the `Joined`, not on the scalar: the host's backward ends here, and what it
     multiplied the scalar by (a loss scale, 1 / accumulation steps) arrives as the cotangent.
     """
-    values = list(joined.losses.values())
-    total = torch.stack([value.detach().reshape(()).to(values[0].device) for value in values]).sum()
+    value = total(joined.losses)
     # an input that requires a gradient is what makes autograd call the backward at all
-    anchor = torch.zeros((), device=total.device, dtype=total.dtype, requires_grad=True)
-    scalar: Tensor = _Join.apply(anchor, total, joined)  # type: ignore[no-untyped-call]
+    anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
+    scalar: Tensor = _Join.apply(anchor, value, joined)  # type: ignore[no-untyped-call]
     return scalar, weakref.ref(joined)
+
+
+def total(losses: dict[str, Tensor]) -> Tensor:
+    """The sum of the losses, without a graph, on the device of the first."""
+    values = [value.detach().reshape(()) for value in losses.values()]
+    return torch.stack([value.to(values[0].device) for value in values]).sum()
 
 
 class _Join(torch.autograd.Function):
@@ -55,6 +68,24 @@ class _Join(torch.autograd.Function):
             )
         joined.done = True
         losses, joined.losses = joined.losses, {}
+        _check_alone(joined.before, joined.grads())
         with torch.no_grad():
             joined.on_backward(losses, cotangents[0].detach())
+        laid = _versions(joined.grads())
+        torch.autograd.Variable._execution_engine.queue_callback(lambda: _check_alone(laid, joined.grads()))
         return None, None, None
+
+
+def _versions(grads: list[Tensor | None]) -> list[tuple[int, int] | None]:
+    return [None if g is None else (id(g), g._version) for g in grads]
+
+
+def _check_alone(before: list[tuple[int, int] | None], grads: list[Tensor | None]) -> None:
+    """Raise if the walk that came here has also added gradients to ``.grad``: only one of the two would remain."""
+    for then, g in zip(before, grads, strict=True):
+        # None or zeros: a zero_grad() since join(). The device is asked only where something was written at all.
+        if g is not None and then != (id(g), g._version) and bool(g.any()):
+            raise RuntimeError(
+                "the scalar that join() returned was added to another loss, whose gradients would get lost: put all "
+                "terms into the mapping that join() is given"
+            )

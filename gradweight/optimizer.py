@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections import OrderedDict, deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
 from .gradients import ENGINES, Losses, check_losses
-from .join import Joined, join
+from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, pack
 from .step import Settings, Step
@@ -154,7 +155,7 @@ class MultiObjectiveGradient(Optimizer):
 
         Raises:
             TypeError: a loss that is not a tensor (or function), a missing or unknown signal, tensors for
-                ``engine="func"``.
+                ``engine="func"``, a ``scaler`` that cannot scale.
             ValueError: no losses; a loss that is not scalar, has no graph or reaches no parameter; other names than
                 on the micro-batches before; a rule that returns another shape than (m,); functions but no
                 parameter names.
@@ -164,6 +165,9 @@ class MultiObjectiveGradient(Optimizer):
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
         self._step.settings.combiner.signals.check(signals, "backward()")
+        if scaler is not None and not callable(getattr(scaler, "scale", None)):
+            raise TypeError(f"scaler must be a torch.amp.GradScaler; got {type(scaler).__name__}")
+        self._step.scaler = None if scaler is None else weakref.ref(scaler)
         scale = None if scaler is None else scaler.scale(torch.ones((), device=self._step.params()[0].device))
         return self._step.add(losses, signals, scale, shared=shared, retain_graph=retain_graph)
 
@@ -189,7 +193,8 @@ class MultiObjectiveGradient(Optimizer):
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
-            RuntimeError: the scalar of an earlier `join` is still waiting for its backward.
+            RuntimeError: the scalar of an earlier `join` is still waiting for its backward; in the backward, that the
+                scalar was added to another loss, whose gradients would get lost.
 
         Example:
             >>> from gradweight.rules import AngleBisector
@@ -203,7 +208,7 @@ class MultiObjectiveGradient(Optimizer):
         """
         self._step.settings.combiner.signals.check(signals, "join()")
         if not torch.is_grad_enabled():
-            return torch.stack([loss.detach().reshape(()) for loss in losses.values()]).sum()
+            return total(check_losses(losses, with_graph=False))
         values = check_losses(losses)
         waiting = None if self._step.joined is None else self._step.joined()
         if waiting is not None and not waiting.done:
@@ -212,8 +217,13 @@ class MultiObjectiveGradient(Optimizer):
                 "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
                 "join() returns"
             )
+        params = self._step.params()
         scalar, self._step.joined = join(
-            Joined(values, lambda losses, c: self._step.add(losses, signals, c, shared=shared, joined=True))
+            Joined(
+                values,
+                lambda losses, c: self._step.add(losses, signals, c, shared=shared, joined=True),
+                lambda: [p.grad for p in params],
+            )
         )
         return scalar
 
@@ -224,7 +234,16 @@ class MultiObjectiveGradient(Optimizer):
 
         Args:
             closure: re-evaluates the model, calling `zero_grad` and `backward` itself, and returns a loss to report.
+
+        Raises:
+            RuntimeError: the scaler that `backward` was given has unscaled the base as well.
         """
+        scaler = None if self._step.scaler is None else self._step.scaler()
+        if id(self.base) in getattr(scaler, "_per_optimizer_states", ()):
+            raise RuntimeError(
+                "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "
+                "twice: call unscale_(opt) and step(opt) with the wrapper"
+            )
         result = self.base.step() if closure is None else self.base.step(closure)
         followed = self._step.taken()
         if followed is not None:

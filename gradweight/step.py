@@ -49,6 +49,7 @@ class Step:
     kept: dict[Tensor, Tensor] = field(default_factory=dict)
     last: Combination | None = None
     joined: weakref.ref[Joined] | None = None
+    scaler: weakref.ref[Any] | None = None
     accumulated: Accumulated | None = None
     backward_done: bool = False
     written: dict[Tensor, Tensor] = field(default_factory=dict)
@@ -58,7 +59,7 @@ class Step:
 
     def __getstate__(self) -> dict[str, Any]:
         # a scalar that waits for its backward belongs to this process's graph
-        return vars(self) | {"joined": None}
+        return vars(self) | {"joined": None, "scaler": None}
 
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""

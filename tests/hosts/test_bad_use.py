@@ -65,11 +65,7 @@ def test_join_and_backward_in_one_step() -> None:
     ids=["empty", "list", "number", "vector"],
 )
 @pytest.mark.parametrize("enabled", [True, False], ids=["training", "validation"])
-def test_what_join_is_given(
-    mistake: Any, error: type[Exception], match: str, enabled: bool, request: pytest.FixtureRequest
-) -> None:
-    if not enabled:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="under no_grad nothing looks at the losses"))
+def test_what_join_is_given(mistake: Any, error: type[Exception], match: str, enabled: bool) -> None:
     opt = wrapped(network())
     with torch.set_grad_enabled(enabled), pytest.raises(error, match=match):
         opt.join(mistake)
@@ -84,7 +80,6 @@ def test_losses_that_were_computed_without_gradients() -> None:
         opt.join(values)
 
 
-@pytest.mark.xfail(strict=True, reason="the penalty's gradient is lost, or the next join overwrites it, in silence")
 @pytest.mark.parametrize("order", ["join first", "penalty first"])
 def test_a_term_that_is_added_to_the_joined_scalar_is_not_lost_in_silence(order: str) -> None:
     net = network()
@@ -100,7 +95,6 @@ def test_a_term_that_is_added_to_the_joined_scalar_is_not_lost_in_silence(order:
         two_micro_batches()
 
 
-@pytest.mark.xfail(strict=True, reason="the scaler takes the base and the wrapper for two optimizers: 1 / scale twice")
 def test_unscale_on_the_base_and_step_on_the_wrapper() -> None:
     net = network()
     opt = wrapped(net)
