@@ -36,7 +36,7 @@ class MGDA:
 
     Deviations:
         Exact instead of Frank-Wolfe iterations, which stop at a few digits; and see above for weights of 0. For more
-        than 7 losses the error bound of the interior-point method (`_quadratic`) takes the place of exactness.
+        than 8 losses the error bound of the interior-point method (`_quadratic`) takes the place of exactness.
     """
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:

@@ -1,4 +1,4 @@
-"""MoDo and SDMGrad, whose weights take steps on the simplex, against the papers' algorithms on vectors."""
+"""MoDo against the paper's algorithm on vectors, and what it shares with SDMGrad: steps on the simplex."""
 
 from __future__ import annotations
 
@@ -46,22 +46,6 @@ def test_steps_of_modo(rows: np.ndarray, seed: int) -> None:
         np.testing.assert_allclose(weights, expected, atol=1e-12)
 
 
-@given(regular_sets(min_m=2, max_m=6, max_ratio=10), SEEDS)
-def test_steps_of_sdmgrad(rows: np.ndarray, seed: int) -> None:
-    rule = SDMGrad(lam=0.4, lr=0.3, momentum=0.6, iterations=4)
-    other = rows + 0.1 * np.random.default_rng(seed).standard_normal(rows.shape)
-    gram, m = rows @ rows.T, len(rows)
-    a = rows @ other.T / np.linalg.norm(rows, axis=1).mean() ** 2
-    w, state = np.full(m, 1 / m), rule.init(gram)
-    for _ in range(2):
-        velocity = 0 * w
-        for _ in range(4):
-            velocity = 0.6 * velocity + a @ w + 0.4 * a.mean(axis=1)
-            w = sorted_projection(w - 0.3 * velocity)
-        weights, state = rule.update(gram, state, cross=rows @ other.T)
-        np.testing.assert_allclose(weights, (w + 0.4 / m) / 1.4, atol=1e-12)
-
-
 @settings(max_examples=8)
 @given(regular_sets(min_m=2, max_m=4, max_ratio=3))
 def test_both_approach_mgda_where_gradients_stand_still(rows: np.ndarray) -> None:
@@ -88,22 +72,11 @@ def test_a_zero_gradient_is_left_out_and_can_come_back() -> None:
         assert not nothing.any()
 
 
-def test_the_scale_of_gradients_does_not_matter_to_sdmgrad() -> None:
-    gram = np.array([[2.0, -0.5], [-0.5, 1.0]])
-    for scale in (1e-30, 1e30):
-        first, second = (SDMGrad().update(g, SDMGrad().init(g))[0] for g in (gram, gram * scale))
-        np.testing.assert_allclose(first, second, rtol=1e-12)
-
-
 @pytest.mark.parametrize(
     ("rule", "arguments", "message"),
     [
         (MoDo, {"gamma": 0.0}, "finite gamma above 0; got"),
         (MoDo, {"rho": -1.0}, "finite rho of at least 0; got"),
-        (SDMGrad, {"lam": -1.0}, "finite lam of at least 0; got"),
-        (SDMGrad, {"lr": 0.0}, "finite lr above 0; got"),
-        (SDMGrad, {"momentum": 1.0}, "momentum in"),
-        (SDMGrad, {"iterations": 0}, "at least 1 iteration; got"),
     ],
 )
 def test_errors(rule: type, arguments: dict[str, float], message: str) -> None:

@@ -69,11 +69,25 @@ def test_the_interior_method_agrees_with_the_faces(rows: np.ndarray) -> None:
     np.testing.assert_allclose(difference, 0, atol=1e-12 * (1 + np.abs(faces).max() + np.abs(interior).max()))
 
 
-def test_both_methods_on_nine_losses_by_brute_force() -> None:
+@pytest.mark.parametrize("m", [9, 16])
+def test_nearly_opposed_gradients_among_many(m: int) -> None:
+    """The hardest for the interior method, whose y are up to 1e6: what its last steps are for."""
+    rng = np.random.default_rng(7)
+    for angle in 10.0 ** np.arange(-6, 0):
+        rows = rng.standard_normal((m, m + 5))
+        rows[1] = -rows[0] + angle * rng.standard_normal(m + 5)
+        cosine = cosines_of(rows)
+        y = quadratic.nonnegative_minimiser(cosine, cosine)
+        # exact up to rounding where the face is found; otherwise the last interior point, within about sqrt(1e-2 eps)
+        # for each unit of y
+        assert np.all(quadratic.optimality_residual(cosine, cosine, y) <= 1e-8 + 1e-10 * y.sum(axis=-1))
+
+
+def test_nine_losses_by_brute_force() -> None:
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((9, 6))
     cosine = cosines_of(rows)
-    # against each method's own answer: every face of nine variables by least squares
+    # every face by least squares
     best = np.zeros_like(cosine)
     value = np.zeros(9)
     for face in range(1, 2**9):
