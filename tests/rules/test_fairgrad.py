@@ -48,3 +48,16 @@ def test_large_alpha_equalises_gains() -> None:
 def test_errors(alpha: float) -> None:
     with pytest.raises(ValueError, match=r"between 0\.2 and 10; got"):
         FairGrad(alpha)
+
+
+@pytest.mark.parametrize("alpha", [0.2, 0.5, 2.0, 5.0])
+def test_nearly_opposed_gradients(alpha: float) -> None:
+    rng = np.random.default_rng(3)
+    for opposed_by in 10.0 ** np.arange(-5, 0):
+        rows = rng.standard_normal((8, 13))
+        rows[1] = -rows[0] + opposed_by * rng.standard_normal(13)
+        rows *= 10.0 ** rng.uniform(-2, 2, (8, 1))
+        w = weights(FairGrad(alpha), rows)
+        gram = rows @ rows.T
+        certain = 80 * EPS * (np.abs(gram) @ w) * w ** (1 / alpha)
+        assert np.all(np.abs(gram @ w * w ** (1 / alpha) - 1) <= 1e-8 + certain)

@@ -64,3 +64,16 @@ def test_the_bisector_under_four_names(pair: Pair) -> None:
         assert np.linalg.norm(d) == pytest.approx(length, rel=1e-8 + 1e3 * EPS / cosine**2)
         if isinstance(rule, NashMTL | IMTLG | ConFIG):
             assert angle(d, pair.rows[0]) == pytest.approx(pair.angle / 2, abs=1e-14 / cosine)
+
+
+@pytest.mark.parametrize("m", [3, 8, 16])
+def test_nearly_opposed_gradients(m: int) -> None:
+    """The slowest to converge: y grows to 1/angle, which is what the last of the Newton steps are for."""
+    rng = np.random.default_rng(3)
+    for opposed_by in 10.0 ** np.arange(-6, 0):
+        rows = rng.standard_normal((m, m + 5))
+        rows[1] = -rows[0] + opposed_by * rng.standard_normal(m + 5)
+        w = weights(NashMTL(), rows)
+        gram = rows @ rows.T
+        certain = 10 * m * EPS * (np.abs(gram) @ w * w).max()
+        np.testing.assert_allclose(gram @ w * w, 1, rtol=0, atol=1e-8 + certain)
