@@ -250,7 +250,9 @@ class Graph:
                 continue
             nodes.add(node)
             reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
-            pending.extend(parent for parent, _ in node.next_functions if parent is not None)
+            for parent, _ in node.next_functions:
+                if parent is not None:
+                    pending.append(parent)
         return Graph(nodes, leaves, reentrant)
 
 

@@ -41,16 +41,18 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     products: dict[torch.device, list[Tensor]] = {}
     double = False
     for tensors in zip(*rows, strict=True):
-        present = [t for t in tensors if t is not None]
-        if not present:
+        one = next((t for t in tensors if t is not None), None)
+        if one is None:
             continue
-        double = double or any(t.dtype in (torch.float64, torch.complex128) for t in present)
-        on_device = products.setdefault(present[0].device, [])
-        absent = None if len(present) == m else present[0].new_zeros((), dtype=torch.float32)
+        double = double or one.dtype in (torch.float64, torch.complex128)
+        absent = any(t is None for t in tensors)
+        on_device = products.setdefault(one.device, [])
         for chunk in _chunks(tensors):
-            for i, j in pairs:
-                x, y = chunk[i], chunk[j]
-                on_device.append(_absent(absent) if x is None or y is None else torch.dot(x, y))
+            if absent:
+                zero = one.new_zeros((), dtype=torch.float32)
+                on_device += [zero if chunk[i] is None or chunk[j] is None else _dot(chunk, i, j) for i, j in pairs]
+            else:
+                on_device += [_dot(chunk, i, j) for i, j in pairs]
     sums = [_sum_pairs(values, len(pairs)) for values in products.values()]
     total = sums[0]
     for other in sums[1:]:
@@ -173,23 +175,34 @@ def kept_targets(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
     return targets
 
 
-def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[list[Tensor | None]]:
+def _dot(chunk: Sequence[Tensor | None], i: int, j: int) -> Tensor:
+    return torch.dot(chunk[i], chunk[j])  # type: ignore[arg-type]
+
+
+def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[Sequence[Tensor | None]]:
     """Aligned 1-D pieces of tensors of one shape, real-valued and in at least float32 if ``widen``."""
     flats = _flatten(tensors)
     one = next(t for t in flats if t is not None)
     n, widen = one.numel(), widen and one.dtype in _LOW_PRECISION
+    if n <= CHUNK and not widen:
+        yield flats
+        return
     for start in range(0, max(n, 1), CHUNK):
-        pieces = flats if n <= CHUNK else [None if t is None else t[start : start + CHUNK] for t in flats]
+        pieces = [None if t is None else t[start : start + CHUNK] for t in flats]
         yield [None if t is None else t.to(torch.float32) for t in pieces] if widen else pieces
 
 
-def _flatten(tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+def _flatten(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     """1-D views in one common order: that of the storage if all agree on it, which copies nothing."""
-    real = [torch.view_as_real(t.resolve_conj()) if t is not None and t.is_complex() else t for t in tensors]
-    one = next(t for t in real if t is not None)
-    if not one.is_contiguous() and _is_dense(one) and len({t.stride() for t in real if t is not None}) == 1:
-        return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in real]
-    return [None if t is None else t.reshape(-1) for t in real]
+    one = next(t for t in tensors if t is not None)
+    if one.is_complex():
+        tensors = [None if t is None else torch.view_as_real(t.resolve_conj()) for t in tensors]
+        one = next(t for t in tensors if t is not None)
+    if one.dim() == 1 or one.is_contiguous() or not _is_dense(one):
+        return [None if t is None else t.reshape(-1) for t in tensors]
+    if any(t.stride() != one.stride() for t in tensors if t is not None):
+        return [None if t is None else t.reshape(-1) for t in tensors]
+    return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in tensors]
 
 
 def _is_dense(tensor: Tensor) -> bool:
@@ -218,11 +231,6 @@ def _fits(tensor: Tensor, parameter: Tensor) -> bool:
 
 def _sum_pairs(values: list[Tensor], pairs: int) -> Tensor:
     return torch.stack(values).view(-1, pairs).sum(0, dtype=torch.float64)
-
-
-def _absent(zero: Tensor | None) -> Tensor:
-    assert zero is not None  # made whenever a row has no gradient for the parameter
-    return zero
 
 
 def _some(tensor: Tensor | None) -> Tensor:
