@@ -31,7 +31,7 @@ class IMTLG:
 
     Reference:
         Liu, Li, Kuang, Xue, Chen, Yang, Liao, Zhang. Towards Impartial Multi-task Learning. ICLR 2021, OpenReview
-        IMPnRXEWpvr, equations 4 to 6.
+        IMPnRXEWpvr, the closed form of IMTL-G.
 
     Deviations:
         The linear system is that of the correlations, solved by pivoted conjugate directions, so that dependent

@@ -36,8 +36,8 @@ class UPGrad:
         array([0.2924, 1.9006, 1.9006])
 
     Reference:
-        Quinton, Rey. Jacobian Descent for Multi-Objective Optimization. arXiv:2406.16232, equation 5 and
-        Proposition 1.
+        Quinton, Rey. Jacobian Descent for Multi-Objective Optimization. arXiv:2406.16232, the aggregator
+        A_UPGrad and the Proposition on its weights.
 
     Deviations:
         The quadratic programs are solved on correlations and exactly (up to 8 losses; beyond that see `_quadratic`).
