@@ -50,18 +50,25 @@ def permutations(seed: int, step: Array, count: int, n: int, like: Array) -> Arr
 def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int) -> Array:
     """``count`` integers in [0, 2**32), (count,)."""
     xp = array_namespace(like)
+    # JAX has no int64 unless asked for it, and torch and NumPy no quiet uint32; the low 32 bits are the same in both
+    integer = xp.uint32 if "jax" in xp.__name__ else xp.int64
     where = {"device": like.device} if xp.__name__.endswith("torch") else {}
-    # one more dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
-    zero = xp.zeros((1,), dtype=xp.int64, **where)
-    mixed = _mix(zero + (seed & _MASK))
-    mixed = _mix(mixed ^ ((zero + step) & _MASK))
-    mixed = _mix(mixed ^ ((zero + salt) & _MASK))
-    return _mix(mixed ^ xp.arange(count, dtype=xp.int64, **where))
+
+    def low_bits(number: Any) -> Any:
+        # one dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
+        if isinstance(number, int):
+            return xp.full((1,), number & _MASK, dtype=integer, **where)
+        return _low(xp.astype(xp.reshape(xp.asarray(number), (1,)), integer))
+
+    mixed = _mix(low_bits(seed))
+    mixed = _mix(mixed ^ low_bits(step))
+    mixed = _mix(mixed ^ low_bits(salt))
+    return _mix(mixed ^ xp.arange(count, dtype=integer, **where))
 
 
 def _mix(x: Any) -> Any:
     """A bijection of 32-bit integers that changes about half of the output bits with any input bit."""
-    x = _times((x ^ (x >> 16)) & _MASK, _FIRST)
+    x = _times(x ^ (x >> 16), _FIRST)
     x = _times(x ^ (x >> 15), _SECOND)
     x = _times(x ^ (x >> 16), _THIRD)
     return x ^ (x >> 15)
@@ -71,4 +78,8 @@ def _times(x: Any, factor: int) -> Any:
     """``x * factor mod 2**32``, without ever leaving the range of int64."""
     low = (x & 0xFFFF) * factor
     high = ((x >> 16) * factor) & 0xFFFF
-    return (low + (high << 16)) & _MASK
+    return _low(low + (high << 16))
+
+
+def _low(x: Any) -> Any:
+    return x & _MASK if "int64" in str(x.dtype) else x

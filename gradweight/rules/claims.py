@@ -408,7 +408,7 @@ def claims_table() -> str:
 def _growth(degree: float | None) -> str:
     if degree is None:
         return ""
-    return {0: "always", 1: "the gradients"}.get(degree, f"the gradients to the {degree:.2g}")
+    return {0.0: "always", 1.0: "the gradients"}.get(degree, f"the gradients to the {degree:.2g}")
 
 
 def _mark(claimed: bool) -> str:

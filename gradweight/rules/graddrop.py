@@ -72,4 +72,4 @@ def _leading_bits(largest: Array) -> Array:
     xp = array_namespace(largest)
     positive = xp.where(largest > 0, largest, 1)
     mantissa = positive * 2.0 ** -xp.floor(xp.log2(positive))
-    return xp.astype(xp.floor((mantissa - 0.5) * 2.0**23), xp.int64)
+    return xp.astype(xp.floor((mantissa - 0.5) * 2.0**23), xp.int32)

@@ -66,6 +66,13 @@ def test_the_same_numbers_everywhere(dtype):
     assert torch.equal(compiled(torch.tensor(12)), found)
 
 
+def test_the_same_numbers_in_jax():
+    jax = pytest.importorskip("jax")
+    expected = uniforms(2**40 + 1, 12, (3, 5), LIKE, salt=7)
+    found = jax.jit(lambda step, salt: uniforms(2**40 + 1, step, (3, 5), jax.numpy.zeros(1), salt=salt))(12, 7)
+    np.testing.assert_array_equal(np.asarray(found, dtype=float), expected)
+
+
 def test_no_warning_at_the_ends_of_the_integers():
     """NumPy would warn of an overflow, and a warning is an error here."""
     for seed, step in itertools.product((0, -1, 2**63 - 1), (0, 2**31, 2**62)):
