@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from ..rule import Array, array_namespace
 from ._fairness import fair_coordinates
 from ._linalg import correlations, inverse_norms
+from .nash import NashMTL
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class FairGrad:
             raise ValueError(f"FairGrad needs alpha between 0.2 and 10; got {self.alpha}")
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
+        if self.alpha == 1:
+            return NashMTL()(gram)
         xp = array_namespace(gram)
         beta = 1 / self.alpha
         inverse_norm = inverse_norms(gram)
