@@ -21,12 +21,23 @@ import pytest
 import torch
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import CRMOGM, GradVac, Krum, PCGrad, TrimmedMean
-from gradweight.rules.dualproj import DualProj
-from gradweight.rules.fairgrad import FairGrad
-from gradweight.rules.mgda import MGDA
-from gradweight.rules.torchjd import from_torchjd
-from gradweight.rules.upgrad import UPGrad
+from gradweight.rules import (
+    CRMOGM,
+    IMTLG,
+    MGDA,
+    AlignedMTL,
+    CAGrad,
+    ConFIG,
+    DualProj,
+    FairGrad,
+    GradVac,
+    Krum,
+    NashMTL,
+    PCGrad,
+    TrimmedMean,
+    UPGrad,
+    from_torchjd,
+)
 
 
 def test_missing_package_is_named(monkeypatch):
@@ -118,6 +129,33 @@ def test_fairgrad_agrees():
         theirs = from_torchjd(peer.FairGradWeighting(alpha=1.0))(rows @ rows.T)
         # their solver stops at 1e-8 of the residual
         assert distance(rows.T @ FairGrad(1.0)(rows @ rows.T), rows.T @ theirs) < 1e-5
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+@pytest.mark.parametrize(
+    ("ours", "theirs"), [(IMTLG(), peer.IMTLG()), (AlignedMTL(), peer.AlignedMTL()), (ConFIG(), peer.ConFIG())]
+)
+def test_closed_forms_agree(ours, theirs, m):
+    for seed in range(20):
+        rows = gradients(seed, m, ratio=3.0)
+        # theirs inverts the Gram matrix or takes its eigenvectors: 1e-10 is what that leaves of double precision
+        assert distance(rows.T @ ours(rows @ rows.T), theirs(torch.tensor(rows)).numpy()) < 1e-10
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_programs_of_the_peer_agree():
+    pytest.importorskip("cvxpy")
+    pytest.importorskip("ecos")
+    apart = []
+    for seed in range(10):
+        rows = gradients(seed, ratio=3.0)
+        tensor = torch.tensor(rows)
+        # an interior-point solver's 1e-8 on the objective is the square root of that in the weights
+        assert distance(rows.T @ CAGrad(c=0.5)(rows @ rows.T), peer.CAGrad(c=0.5)(tensor).numpy()) < 1e-3
+        ours, theirs = rows.T @ NashMTL()(rows @ rows.T), peer.NashMTL(n_tasks=3)(tensor).numpy()
+        # theirs is clipped at length 1; its loop keeps the last weights where a program fails, hence the median
+        apart.append(distance(ours / np.linalg.norm(ours), theirs / np.linalg.norm(theirs)))
+    assert np.median(apart) < 1e-5
 
 
 def test_krum_agrees_on_who_is_corrupt():
