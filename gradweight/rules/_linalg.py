@@ -33,17 +33,31 @@ def correlations(gram: Array, inverse_norm: Array) -> Array:
     return xp.where(_identity(gram) > 0, xp.astype(inverse_norm > 0, gram.dtype)[..., None, :], cosines)
 
 
-def solve_psd(matrix: Array, rhs: Array, *, scale: float | None = None) -> Array:
+def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
     """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
 
-    Conjugate directions with diagonal pivoting, which is a pivoted Cholesky factorisation written without the
-    factor; one step of iterative refinement. A pivot below n eps scale counts as zero, so singular systems
-    are solved on the rows that were picked first and the other entries of x stay 0. The steps are n, always:
-    what `torch.linalg` offers for singular systems reads its status back to the host.
+    `psd_inverse` times ``rhs``, and one step of iterative refinement. Singular systems are solved on the rows that
+    were picked first; the other entries of x stay 0.
 
     Args:
         matrix: (..., n, n), symmetric positive semi-definite up to rounding.
         rhs: (..., n).
+        scale: as for `psd_inverse`.
+    """
+    inverse = psd_inverse(matrix, scale)
+    x = _matvec(inverse, rhs)
+    return x + _matvec(inverse, rhs - _matvec(matrix, x))
+
+
+def psd_inverse(matrix: Array, scale: float | None = None) -> Array:
+    """A symmetric X with A X A = A, for positive semi-definite A: (..., n, n) -> (..., n, n).
+
+    Conjugate directions with diagonal pivoting, which is a pivoted Cholesky factorisation written without the
+    factor. A pivot below n eps max(diag) counts as zero, and the rows and columns of X that belong to it are zero.
+    The steps are n, always: what `torch.linalg` offers for singular systems reads its status back to the host.
+
+    Args:
+        matrix: symmetric positive semi-definite up to rounding.
         scale: size of the numbers that ``matrix`` was computed from, if they may have cancelled, so that what is
             left is rounding; None: the largest diagonal entry.
     """
@@ -54,7 +68,7 @@ def solve_psd(matrix: Array, rhs: Array, *, scale: float | None = None) -> Array
     floor = n * xp.finfo(matrix.dtype).eps * largest
     schur = matrix
     vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
-    directions, inverse_lengths = [], []
+    inverse = xp.zeros_like(matrix)
     for _ in range(n):
         diagonal = xp.linalg.diagonal(schur)
         pivot = xp.astype(index == xp.argmax(diagonal, axis=-1)[..., None], matrix.dtype)
@@ -65,46 +79,8 @@ def solve_psd(matrix: Array, rhs: Array, *, scale: float | None = None) -> Array
         multiplier = column * inverse_length
         schur = schur - multiplier[..., :, None] * column[..., None, :]
         vectors = vectors - multiplier[..., :, None] * direction[..., None, :]
-        directions.append(direction)
-        inverse_lengths.append(inverse_length)
-    stacked = xp.stack(directions, axis=-2)
-    scale = xp.concat(inverse_lengths, axis=-1)
-
-    def apply(vector: Array) -> Array:
-        return _matvec(xp.matrix_transpose(stacked), scale * _matvec(stacked, vector))
-
-    x = apply(rhs)
-    return x + apply(rhs - _matvec(matrix, x))
-
-
-def solve_nonnegative(matrix: Array, linear: Array) -> Array:
-    """The minimiser of y' A y / 2 + c' y over y >= 0, by trying every face: (..., n, n), (..., n) -> (..., n).
-
-    Each of the 2**n sets of free coordinates gives one linear system; all are solved as one batch, and the
-    solution that violates the optimality conditions least is returned. No iteration, nothing to tune.
-
-    Args:
-        matrix: A, symmetric positive semi-definite with diagonal entries 1 or 0 (correlations).
-        linear: c, in the range of A.
-
-    Raises:
-        ValueError: n > 8, which would take more than 256 systems.
-    """
-    xp = array_namespace(matrix)
-    n = matrix.shape[-1]
-    if n > MOST_FACES_OF:
-        raise ValueError(f"solve_nonnegative tries all 2**n faces: it needs n <= {MOST_FACES_OF}, got n = {n}")
-    kwargs = _like(matrix, dtype=xp.int64)
-    faces = xp.astype(xp.arange(2**n, **kwargs)[:, None] // 2 ** xp.arange(n, **kwargs) % 2, matrix.dtype)
-    matrix, linear = matrix[..., None, :, :], linear[..., None, :]
-    candidates = solve_psd(matrix * faces[:, :, None] * faces[:, None, :], -linear * faces) * faces
-    slack = _matvec(matrix, candidates) + linear
-    violation = xp.max(xp.concat([-candidates, -slack], axis=-1), axis=-1)
-    best = xp.astype(xp.arange(2**n, **kwargs) == xp.argmin(violation, axis=-1)[..., None], matrix.dtype)
-    return xp.clip(xp.sum(candidates * best[..., :, None], axis=-2), 0, None)
-
-
-MOST_FACES_OF = 8
+        inverse = inverse + direction[..., :, None] * (direction * inverse_length)[..., None, :]
+    return inverse
 
 
 def _matvec(matrix: Array, vector: Array) -> Array:

@@ -11,7 +11,9 @@ the network's sake, and eight digits less would undo everything here.
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
-from ._linalg import MOST_FACES_OF, _identity, _like, _matvec
+from ._linalg import _identity, _like, _matvec, psd_inverse
+
+MOST_FACES_OF = 8
 
 INTERIOR_STEPS = 30
 
@@ -92,33 +94,6 @@ def face_minimisers(matrix: Array, linear: Array, free: Array, start: Array) -> 
     for _ in range(2):
         y = y - _matvec(inverse, (_matvec(matrix, y) + linear) * free)
     return y
-
-
-def psd_inverse(matrix: Array) -> Array:
-    """A symmetric X with A X A = A, for positive semi-definite A: (..., n, n) -> (..., n, n).
-
-    Conjugate directions with diagonal pivoting, as `solve_psd`: a pivot below n eps max(diag) counts as zero, and
-    the rows and columns of X that belong to it are zero.
-    """
-    xp = array_namespace(matrix)
-    n = matrix.shape[-1]
-    index = xp.arange(n, **_like(matrix, dtype=xp.int64))
-    floor = n * xp.finfo(matrix.dtype).eps * xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None]
-    schur = matrix
-    vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
-    inverse = xp.zeros_like(matrix)
-    for _ in range(n):
-        diagonal = xp.linalg.diagonal(schur)
-        pivot = xp.astype(index == xp.argmax(diagonal, axis=-1)[..., None], matrix.dtype)
-        column = xp.sum(schur * pivot[..., None, :], axis=-1)
-        direction = xp.sum(vectors * pivot[..., :, None], axis=-2)
-        length = xp.sum(diagonal * pivot, axis=-1)[..., None]
-        inverse_length = xp.where(length > floor, 1 / xp.where(length > floor, length, 1), 0)
-        multiplier = column * inverse_length
-        schur = schur - multiplier[..., :, None] * column[..., None, :]
-        vectors = vectors - multiplier[..., :, None] * direction[..., None, :]
-        inverse = inverse + direction[..., :, None] * (direction * inverse_length)[..., None, :]
-    return inverse
 
 
 def _interior_minimiser(matrix: Array, linear: Array) -> Array:

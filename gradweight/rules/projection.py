@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import MOST_FACES_OF, correlations, inverse_norms, solve_nonnegative, solve_psd
+from ._linalg import correlations, inverse_norms, solve_psd
+from ._quadratic import nonnegative_minimiser
 
 Names = str | tuple[str, ...]
 
@@ -35,11 +36,11 @@ class OrthogonalProjection:
         protect: name or names of the losses to leave unchanged; None: all the others. A loss that is in neither
             list has weight 0.
         normalized: True for unit gradients (Theorem 2), False for gradients as they are (Theorem 3).
-        when: "always", or "conflict" (at most 8 protected losses).
+        when: "always", or "conflict".
 
     Raises:
         ValueError: no favoured loss, a loss both favoured and protected or named twice, an unknown `when`, names
-            that the step does not have, or more than 8 protected losses with ``when="conflict"``.
+            that the step does not have.
 
     Example:
         >>> import numpy as np
@@ -84,8 +85,12 @@ class OrthogonalProjection:
             # t . u_p for each protected p, and the cosines among the protected
             overlap = xp.stack([sum((cosine[p, f] * length[f] for f in favoured), zero) for p in protected])
             among = xp.stack([xp.stack([cosine[p, q] for q in protected]) for p in protected])
-            solve = solve_psd if self.when == "always" else solve_nonnegative
-            projected = solve(among, -overlap if self.when == "always" else overlap)
+            if self.when == "always":
+                projected = solve_psd(among, -overlap)
+            else:
+                size = xp.max(xp.abs(overlap))
+                size = xp.where(size > 0, size, 1)
+                projected = size * nonnegative_minimiser(among, (overlap / size)[None, :])[0, :]
             nothing_favoured = sum((length[f] for f in favoured), zero) == 0
             for k, p in enumerate(protected):
                 coordinates[p] = xp.where(nothing_favoured, length[p], projected[k])
@@ -100,11 +105,6 @@ class OrthogonalProjection:
                 raise ValueError(f"OrthogonalProjection needs the loss {name!r}; this step has {list(names)}")
         if self.protect is None:
             protected = tuple(name for name in names if name not in favoured)
-        if self.when == "conflict" and len(protected) > MOST_FACES_OF:
-            raise ValueError(
-                f"OrthogonalProjection with when='conflict' needs at most {MOST_FACES_OF} protected losses; "
-                f"got {len(protected)}"
-            )
         return [names.index(name) for name in favoured], [names.index(name) for name in protected]
 
 

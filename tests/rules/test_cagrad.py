@@ -69,6 +69,32 @@ def test_two_losses_by_a_search_along_the_dual(rows: np.ndarray, c: float) -> No
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5 * np.linalg.norm(mean))
 
 
+@pytest.mark.parametrize("m", [9, 16])
+@pytest.mark.parametrize("c", [0.1, 0.5, 1.5])
+def test_primal_and_dual_meet_beyond_the_enumeration_of_faces(m: int, c: float) -> None:
+    rng = np.random.default_rng(m)
+    rows = rng.standard_normal((m, 30)) * 10.0 ** rng.uniform(-2, 2, (m, 1))
+    w = weights(CAGrad(c), rows)
+    mean, d = rows.mean(axis=0), w @ rows
+    radius = c * np.linalg.norm(mean)
+    added = w - 1 / m
+    assert np.all(added >= -1e-12)
+    assert np.linalg.norm(d - mean) <= radius * (1 + 1e-12)
+    dual = added / added.sum() @ rows
+    value = dual @ mean + radius * np.linalg.norm(dual)
+    # the search for the multiplier ends at 2**-48 of its range, which norms 1e4 apart make wide
+    assert (rows @ d).min() == pytest.approx(
+        value, abs=1e-8 * np.linalg.norm(mean) * np.linalg.norm(rows, axis=1).min()
+    )
+
+
+def test_the_search_and_the_faces_agree(monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = np.random.default_rng(2).standard_normal((5, 12))
+    exact = weights(CAGrad(), rows)
+    monkeypatch.setattr("gradweight.rules.cagrad.MOST_FACES_OF", 2)
+    np.testing.assert_allclose(weights(CAGrad(), rows), exact, rtol=1e-9, atol=1e-12)
+
+
 def test_opposed_gradients() -> None:
     # the best minimum is 0; of all directions that reach it the one nearest to the mean is the third gradient's share
     rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0]])
@@ -88,5 +114,3 @@ def test_a_small_radius_is_kept_to() -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"finite c of at least 0; got -0\.1"):
         CAGrad(-0.1)
-    with pytest.raises(ValueError, match="m <= 8, got m = 9"):
-        CAGrad()(np.eye(9))

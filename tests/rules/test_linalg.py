@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from itertools import combinations
-
 import numpy as np
-import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradweight.rules._linalg import MOST_FACES_OF, correlations, inverse_norms, solve_nonnegative, solve_psd
+from gradweight.rules._linalg import correlations, inverse_norms, solve_psd
 
 from ..strategies import EPS, SEEDS, regular_sets, structured_sets
 
@@ -88,63 +85,16 @@ def test_solve_psd_ignores_pivots_below_the_scale() -> None:
     np.testing.assert_array_equal(solve_psd(rounding, rhs, scale=1.0), 0)
 
 
-def _nearest_in_dual_cone(target: np.ndarray, rows: np.ndarray) -> np.ndarray:
-    """The vector nearest to ``target`` with ``rows @ d >= 0``, straight from the definition.
-
-    It lies inside some face of that cone and is the projection on the face's span: of the projections on all
-    spans that are feasible, the nearest.
-    """
-    best, distance = np.zeros_like(target), np.inf
-    for count in range(len(rows) + 1):
-        for tight in combinations(range(len(rows)), count):
-            normals = rows[list(tight)].T
-            d = target - normals @ np.linalg.lstsq(normals, target, rcond=1e-10)[0] if tight else target
-            if np.all(rows @ d > -1e-9) and np.linalg.norm(d - target) < distance:
-                best, distance = d, np.linalg.norm(d - target)
-    return best
-
-
-@settings(deadline=None, max_examples=100)
-@given(structured_sets(min_m=2, max_m=6))
-def test_solve_nonnegative_projects_on_the_cone(rows: np.ndarray) -> None:
-    """Moreau: target + rows' y is the projection, y the multipliers."""
-    target, rows = rows[0], rows[1:]
-    norms = np.linalg.norm(rows, axis=1, keepdims=True)
-    units = rows / np.where(norms > 0, norms, 1)
-    y = solve_nonnegative(units @ units.T, units @ target)
-    assert np.all(y >= 0)
-    np.testing.assert_allclose(target + y @ units, _nearest_in_dual_cone(target, units), rtol=0, atol=1e-8)
-
-
-@settings(deadline=None, max_examples=50)
-@given(regular_sets(min_m=2, max_m=MOST_FACES_OF, max_ratio=1.0), SEEDS)
-def test_solve_nonnegative_meets_the_optimality_conditions(rows: np.ndarray, seed: int) -> None:
-    matrix, linear = rows @ rows.T, np.random.default_rng(seed).standard_normal(len(rows))
-    y = solve_nonnegative(matrix, linear)
-    slack = matrix @ y + linear
-    rounding = 64 * len(rows) * EPS * np.linalg.cond(matrix) * max(1, np.abs(y).max())
-    assert np.all(y >= 0)
-    assert np.all(slack >= -rounding)
-    np.testing.assert_allclose(y * slack, 0, rtol=0, atol=rounding * max(1, np.abs(y).max()))
-
-
-def test_solve_nonnegative_says_how_many_it_takes() -> None:
-    with pytest.raises(ValueError, match=r"tries all 2\*\*n faces: it needs n <= 8, got n = 9"):
-        solve_nonnegative(np.eye(9), np.ones(9))
-
-
-@pytest.mark.parametrize("solve", [solve_psd, solve_nonnegative])
-def test_batches_are_solved_one_by_one(solve) -> None:
+def test_batches_are_solved_one_by_one() -> None:
     rows = np.random.default_rng(0).standard_normal((2, 3, 4, 6))
     matrix, vector = rows @ np.swapaxes(rows, -1, -2), rows[..., 0]
-    batched = solve(matrix, vector)
+    batched = solve_psd(matrix, vector)
     for i, j in np.ndindex(2, 3):
-        np.testing.assert_allclose(batched[i, j], solve(matrix[i, j], vector[i, j]), rtol=1e-12, atol=1e-12)
+        np.testing.assert_allclose(batched[i, j], solve_psd(matrix[i, j], vector[i, j]), rtol=1e-12, atol=1e-12)
 
 
-@pytest.mark.parametrize("solve", [solve_psd, solve_nonnegative])
-def test_torch_agrees_with_numpy(solve) -> None:
+def test_torch_agrees_with_numpy() -> None:
     rows = np.random.default_rng(1).standard_normal((4, 6))
     matrix, vector = rows @ rows.T, rows[:, 0]
-    found = solve(torch.from_numpy(matrix), torch.from_numpy(vector))
-    np.testing.assert_allclose(found.numpy(), solve(matrix, vector), rtol=1e-12, atol=1e-12)
+    found = solve_psd(torch.from_numpy(matrix), torch.from_numpy(vector))
+    np.testing.assert_allclose(found.numpy(), solve_psd(matrix, vector), rtol=1e-12, atol=1e-12)

@@ -190,10 +190,17 @@ def test_errors_of_the_call(rule: OrthogonalProjection, names: tuple[str, ...] |
         weights(rule, np.eye(2), names)
 
 
-def test_more_than_eight_protected_in_conflict_mode() -> None:
-    names = tuple("abcdefghij")
-    with pytest.raises(
-        ValueError, match="OrthogonalProjection with when='conflict' needs at most 8 protected losses; got 9"
-    ):
-        weights(OrthogonalProjection("a", when="conflict"), np.eye(10), names)
-    assert weights(OrthogonalProjection("a"), np.eye(10), names)[0] == 1
+@pytest.mark.parametrize("normalized", [True, False])
+def test_more_than_eight_protected_in_conflict_mode(normalized: bool) -> None:
+    """Optimal if feasible and complementary: d follows t, less nothing but the gradients that it is orthogonal to."""
+    rows = np.random.default_rng(3).standard_normal((13, 40)) * np.logspace(-3, 3, 13)[:, None]
+    names = tuple("abcdefghijklm")
+    w = weights(OrthogonalProjection("a", when="conflict", normalized=normalized), rows, names)
+    units = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    d = w @ rows
+    size = np.linalg.norm(rows[0]) if not normalized else 1.0
+    slack = units[1:] @ d / size
+    assert np.all(w[1:] >= 0)
+    assert np.all(slack >= -1e-9)
+    np.testing.assert_allclose(w[1:] * np.linalg.norm(rows[1:], axis=1) / size * slack, 0, atol=1e-9)
+    assert w[0] == pytest.approx(1 / np.linalg.norm(rows[0]) if normalized else 1.0)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import combinations
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -116,3 +118,31 @@ def test_resolved_tells_rounding_from_direction(angle: float) -> None:
     cosine = np.array([[1.0, -np.cos(angle)], [-np.cos(angle), 1.0]])
     left = np.array([[1.0, np.cos(angle)]])
     assert quadratic.resolved(cosine, left, np.array([[1.0, 0.0]])).tolist() == [angle**2 > 100 * EPS]
+
+
+def _nearest_in_dual_cone(target: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """The vector nearest to ``target`` with ``rows @ d >= 0``, straight from the definition.
+
+    It lies inside some face of that cone and is the projection on the face's span: of the projections on all
+    spans that are feasible, the nearest.
+    """
+    best, distance = np.zeros_like(target), np.inf
+    for count in range(len(rows) + 1):
+        for tight in combinations(range(len(rows)), count):
+            normals = rows[list(tight)].T
+            d = target - normals @ np.linalg.lstsq(normals, target, rcond=1e-10)[0] if tight else target
+            if np.all(rows @ d > -1e-9) and np.linalg.norm(d - target) < distance:
+                best, distance = d, np.linalg.norm(d - target)
+    return best
+
+
+@settings(deadline=None, max_examples=100)
+@given(structured_sets(min_m=2, max_m=6))
+def test_it_projects_on_the_cone(rows: np.ndarray) -> None:
+    """Moreau: target + rows' y is the projection, y the multipliers."""
+    target, rows = rows[0], rows[1:]
+    norms = np.linalg.norm(rows, axis=1, keepdims=True)
+    units = rows / np.where(norms > 0, norms, 1)
+    y = quadratic.nonnegative_minimiser(units @ units.T, (units @ target)[None])[0]
+    assert np.all(y >= 0)
+    np.testing.assert_allclose(target + y @ units, _nearest_in_dual_cone(target, units), rtol=0, atol=1e-8)
