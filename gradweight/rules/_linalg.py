@@ -36,28 +36,47 @@ def correlations(gram: Array, inverse_norm: Array) -> Array:
 def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
     """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
 
-    `psd_inverse` times ``rhs``, and one step of iterative refinement. Singular systems are solved on the rows that
-    were picked first; the other entries of x stay 0.
+    One conjugate direction after the other, and one step of iterative refinement. Singular systems are solved on the
+    rows that were picked first; the other entries of x stay 0.
 
     Args:
         matrix: (..., n, n), symmetric positive semi-definite up to rounding.
         rhs: (..., n).
-        scale: as for `psd_inverse`.
+        scale: as for `conjugate_directions`.
     """
-    inverse = psd_inverse(matrix, scale)
-    x = _matvec(inverse, rhs)
-    return x + _matvec(inverse, rhs - _matvec(matrix, x))
+    directions, inverse_lengths = conjugate_directions(matrix, scale)
+    transposed = array_namespace(matrix).matrix_transpose(directions)
+
+    # applied factor by factor: the product of a direction that is mostly rounding would drown the others
+    def apply(vector: Array) -> Array:
+        return _matvec(transposed, inverse_lengths * _matvec(directions, vector))
+
+    x = apply(rhs)
+    return x + apply(rhs - _matvec(matrix, x))
 
 
-def psd_inverse(matrix: Array, scale: float | None = None) -> Array:
+def psd_inverse(matrix: Array) -> Array:
     """A symmetric X with A X A = A, for positive semi-definite A: (..., n, n) -> (..., n, n).
 
-    Conjugate directions with diagonal pivoting, which is a pivoted Cholesky factorisation written without the
-    factor. A pivot below n eps max(diag) counts as zero, and the rows and columns of X that belong to it are zero.
-    The steps are n, always: what `torch.linalg` offers for singular systems reads its status back to the host.
+    Rows and columns of X that belong to a pivot of zero are zero. For many right-hand sides; `solve_psd` is more
+    accurate where A is nearly singular.
+    """
+    xp = array_namespace(matrix)
+    directions, inverse_lengths = conjugate_directions(matrix)
+    scaled = directions * inverse_lengths[..., :, None]
+    # a sum of elementwise products, which no setting for matrix multiplication rounds to fewer digits
+    return xp.sum(directions[..., :, :, None] * scaled[..., :, None, :], axis=-3)
+
+
+def conjugate_directions(matrix: Array, scale: float | None = None) -> tuple[Array, Array]:
+    """Vectors v_k, as rows, with ``v_j . A v_k = 0``, and 1 / (v_k . A v_k): (..., n, n) -> (..., n, n), (..., n).
+
+    Gram and Schmidt in the inner product of A with diagonal pivoting, which is a pivoted Cholesky factorisation
+    written without the factor. A length below n eps max(diag) counts as zero, and so does its inverse. The steps are
+    n, always: what `torch.linalg` offers for singular systems reads its status back to the host.
 
     Args:
-        matrix: symmetric positive semi-definite up to rounding.
+        matrix: A, symmetric positive semi-definite up to rounding.
         scale: size of the numbers that ``matrix`` was computed from, if they may have cancelled, so that what is
             left is rounding; None: the largest diagonal entry.
     """
@@ -68,7 +87,7 @@ def psd_inverse(matrix: Array, scale: float | None = None) -> Array:
     floor = n * xp.finfo(matrix.dtype).eps * largest
     schur = matrix
     vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
-    inverse = xp.zeros_like(matrix)
+    directions, inverse_lengths = [], []
     for _ in range(n):
         diagonal = xp.linalg.diagonal(schur)
         pivot = xp.astype(index == xp.argmax(diagonal, axis=-1)[..., None], matrix.dtype)
@@ -79,8 +98,9 @@ def psd_inverse(matrix: Array, scale: float | None = None) -> Array:
         multiplier = column * inverse_length
         schur = schur - multiplier[..., :, None] * column[..., None, :]
         vectors = vectors - multiplier[..., :, None] * direction[..., None, :]
-        inverse = inverse + direction[..., :, None] * (direction * inverse_length)[..., None, :]
-    return inverse
+        directions.append(direction)
+        inverse_lengths.append(inverse_length)
+    return xp.stack(directions, axis=-2), xp.concat(inverse_lengths, axis=-1)
 
 
 def _matvec(matrix: Array, vector: Array) -> Array:

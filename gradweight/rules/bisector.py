@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms, solve_psd
+from ._linalg import _matvec, correlations, inverse_norms, solve_psd
 
 
 @dataclass(frozen=True)
@@ -47,8 +47,9 @@ class AngleBisector:
         active = xp.astype(inverse_norm > 0, gram.dtype)
         # a = 1 + P y, where P removes the mean over the active losses and so keeps the sum of a
         count = xp.clip(xp.sum(active), 1, None)
-        centre = xp.linalg.diagonal(cosine)[:, None] * xp.eye(gram.shape[-1], dtype=gram.dtype, device=gram.device)
-        centre = centre - active[:, None] * active[None, :] / count
+        mean = _matvec(cosine, active) / count
+        centred_mean = active * (mean - xp.sum(active * mean) / count)
+        centred = (cosine - mean[:, None] - centred_mean[None, :]) * active[:, None] * active[None, :]
         # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1
-        y = solve_psd(centre @ cosine @ centre, -(centre @ (cosine @ active)), scale=1.0)
-        return (active + centre @ y) * inverse_norm
+        y = active * solve_psd(centred, -count * centred_mean, scale=1.0)
+        return (active + y - active * xp.sum(y) / count) * inverse_norm

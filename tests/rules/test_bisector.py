@@ -151,3 +151,15 @@ def test_weight_can_be_negative() -> None:
     assert w[2] < 0
     cosines = rows @ (w @ rows) / np.linalg.norm(rows, axis=1)
     np.testing.assert_allclose(cosines, cosines[0], rtol=1e-13)
+
+
+def test_a_duplicate_beside_nearly_dependent_gradients() -> None:
+    """An explicit inverse loses two digits in ten here: the pivot of the duplicate is a rounding error."""
+    rows = np.zeros((7, 6))
+    rows[:3] = [[0, -1, -2, -1, -3, -1], [1, -3, -3, -3, 3, 1], [0, -2, -3, 3, 3, -2]]
+    rows[[3, 6]] = [2, 3, 2, 2, -3, 3]
+    rows[4] = [1, -2, -2, -1, 3, -1]
+    d = direction(AngleBisector(), rows)
+    active = rows[[0, 1, 2, 3, 4, 6]]
+    cosines = active @ d / np.linalg.norm(active, axis=1) / np.linalg.norm(d)
+    np.testing.assert_allclose(cosines, cosines[0], rtol=1e-10)
