@@ -1,5 +1,33 @@
-"""What the adversarial papers need beside a rule."""
+"""What the adversarial papers need beside a rule: losses as named terms, penalties, scores, AdvAs, mode metrics."""
 
+from ._alpha_loss import alpha_loss
+from .advas import advas_penalty, advas_penalty_half_batches, advas_penalty_unbiased
+from .alpha import Alpha
+from .losses import GANLoss, Hinge, LeastSquares, PerSampleLoss, Vanilla, Wasserstein
 from .metrics import high_quality_share, mode_kl, modes_covered
+from .penalties import gradient_penalty, r1_penalty, r2_penalty
+from .relativistic import Relativistic
+from .scores import critic_scores, probability_scores
 
-__all__ = ["high_quality_share", "mode_kl", "modes_covered"]
+__all__ = [
+    "Alpha",
+    "GANLoss",
+    "Hinge",
+    "LeastSquares",
+    "PerSampleLoss",
+    "Relativistic",
+    "Vanilla",
+    "Wasserstein",
+    "advas_penalty",
+    "advas_penalty_half_batches",
+    "advas_penalty_unbiased",
+    "alpha_loss",
+    "critic_scores",
+    "gradient_penalty",
+    "high_quality_share",
+    "mode_kl",
+    "modes_covered",
+    "probability_scores",
+    "r1_penalty",
+    "r2_penalty",
+]

@@ -1,0 +1,288 @@
+"""The AdvAs penalty: how far an adversary is from having nothing to gain, as a further loss for the generator."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
+from torch.nn.modules.module import register_module_forward_pre_hook
+
+from ..gradients import Graph
+
+__all__ = ["advas_penalty", "advas_penalty_half_batches", "advas_penalty_unbiased"]
+
+Params: TypeAlias = Mapping[str, Tensor]
+Gradient: TypeAlias = dict[str, Tensor]
+Engine: TypeAlias = Literal["autograd", "func"]
+
+
+def advas_penalty(
+    adversary_loss: Callable[[dict[str, Tensor]], Tensor],
+    phi: Params,
+    *,
+    engine: Engine = "autograd",
+    check: bool = True,
+) -> Tensor:
+    """The squared norm of the gradient that the adversary would be trained with, differentiable to the generator.
+
+    ``r = |grad_phi L_adv(theta, phi)|^2``, a scalar in [0, inf), in at least float32; its derivative by theta goes
+    through the fake samples that ``adversary_loss`` holds, which must not be detached. It is differentiable to whatever
+    else the loss depends on too, phi included, so differentiate by the generator's parameters only: `backward` of an
+    optimizer over them does.
+
+    Pass it as the loss ``"advas"`` beside the generator's own, with the rule `gradweight.rules.AdvAs` to weight it, on
+    every step or on every n-th. It costs a forward and a backward of the adversary, and twice that again when it is
+    differentiated.
+
+    Estimated from a batch, r is too large by the variance of the gradient over the batch, ``Var / n``; see
+    `advas_penalty_unbiased` and `advas_penalty_half_batches`. The authors saw no difference in training.
+
+    Args:
+        adversary_loss: a function of the adversary's parameters, a dict like ``phi``, that returns the scalar L_adv:
+            the sum of the terms of `GANLoss.discriminator`, say, of logits from
+            ``torch.func.functional_call(adversary, phi, (fake,))``. `Hinge` is better without truncation here.
+        phi: the adversary's parameters, ``dict(adversary.named_parameters())``; frozen ones are differentiated by all
+            the same. A parameter that the loss does not reach adds nothing.
+        engine: "autograd", or "func" for a penalty inside `torch.func` transforms: ``torch.vmap`` over an ensemble,
+            say. There, modules that write to themselves in the forward (batch and spectral normalization in training
+            mode) and `gradient_penalty` cannot be run.
+        check: False if a gradient penalty inside ``adversary_loss`` does not depend on what r will be
+            differentiated by, as R1 on real samples does not depend on the generator: its third derivative is not
+            needed then, and the layers below are right.
+
+    Raises:
+        NotImplementedError: ``adversary_loss`` holds a gradient penalty through InstanceNorm, LayerNorm or batch
+            normalization with the batch's statistics. Its place in r takes the third derivative of the layer, and
+            torch (2.13) takes the statistics in it for constants: no error, wrong numbers. GroupNorm and RMSNorm are
+            right, and ``GroupNorm(C, C)`` is InstanceNorm. ``engine="func"`` makes the same check.
+        ValueError: a loss that is not scalar or does not depend on ``phi``; an unknown ``engine``.
+
+    Example:
+        >>> fake = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
+        >>> def adversary_loss(phi):  # its gradient is the mean of the fake samples
+        ...     return (fake @ phi["w"]).mean()
+        >>> r = advas_penalty(adversary_loss, {"w": torch.zeros(2)})
+        >>> r.detach()  # |(2, 3)|^2
+        tensor(13.)
+        >>> torch.autograd.grad(r, fake)[0]
+        tensor([[2., 3.],
+                [2., 3.]])
+
+    Reference:
+        Munk, Harvey, Wood. Assisting the Adversary to Improve GAN Training. ICLR 2021 submission,
+        arXiv:2010.01274, Eq. 9 and 10; section 5 for the hinge.
+    """
+    gradient = _gradient(adversary_loss, phi, engine, check)
+    return _inner(gradient, gradient)
+
+
+def advas_penalty_half_batches(
+    adversary_loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor],
+    phi: Params,
+    fake: Tensor,
+    real: Tensor,
+    *,
+    engine: Engine = "autograd",
+    check: bool = True,
+) -> Tensor:
+    """AdvAs without bias: the inner product of the adversary's gradients on the two halves of the batch.
+
+    ``r = <grad_phi L_adv(half 1), grad_phi L_adv(half 2)>``, a scalar. The halves are independent, so its
+    expectation is ``|E grad|^2``, that of the gradient on half a batch. It can be negative; its gradient by theta is
+    without bias too. Unlike `advas_penalty_unbiased` it needs no gradient per sample.
+
+    The loss must be a mean over samples: with batch normalization, each half has statistics of its own.
+
+    Args:
+        adversary_loss: a function (phi, fake, real) -> scalar.
+        phi: as for `advas_penalty`.
+        fake: (n, ...) with n >= 2, attached to the generator's graph.
+        real: (m, ...) with m >= 2.
+        engine, check: as for `advas_penalty`.
+
+    Raises:
+        NotImplementedError, ValueError: as for `advas_penalty`; fewer than two samples.
+
+    Example:
+        >>> def adversary_loss(phi, fake, real):
+        ...     return (fake @ phi["w"]).mean() - (real @ phi["w"]).mean()
+        >>> fake, real = torch.tensor([[1.0, 0.0], [3.0, 1.0]]), torch.zeros(2, 2)
+        >>> advas_penalty_half_batches(adversary_loss, {"w": torch.zeros(2)}, fake, real).detach()  # <(1, 0), (3, 1)>
+        tensor(3.)
+
+    Reference:
+        Munk, Harvey, Wood. arXiv:2010.01274, appendix B, has the problem; this estimator is the textbook's.
+    """
+    for name, samples in (("fake", fake), ("real", real)):
+        if len(samples) < 2:
+            raise ValueError(f"advas_penalty_half_batches needs at least 2 {name} samples; got {len(samples)}")
+    halves = zip(fake.tensor_split(2), real.tensor_split(2), strict=True)
+    first, second = (
+        _gradient(lambda p, f=f, r=r: adversary_loss(p, f, r), phi, engine, check)  # type: ignore[misc]
+        for f, r in halves
+    )
+    return _inner(first, second)
+
+
+def advas_penalty_unbiased(
+    per_sample_loss: Callable[[dict[str, Tensor], Tensor, Tensor], Tensor], phi: Params, fake: Tensor, real: Tensor
+) -> Tensor:
+    """AdvAs without bias: the biased estimate less the variance of the mean gradient.
+
+    With ``g_i = grad_phi l(phi, fake_i, real_i)`` and ``E[x]^2 = E[x^2] - Var[x]`` in every coordinate,
+
+        ``r = mean_i |g_i|^2 - sum_i |g_i - mean g|^2 / (n - 1) = |mean g|^2 - Var / n``,
+
+    a scalar; the right-hand form is computed, which cancels less. Its expectation is ``|E g|^2``. It can be negative,
+    and its gradient by theta is without bias too. Holds n gradients at once; `advas_penalty_half_batches` needs two.
+
+    Args:
+        per_sample_loss: a function (phi, fake_i, real_i) -> scalar of one pair of samples, *without* a batch
+            dimension; it is run under ``torch.vmap``, so without batch statistics and in-place updates.
+        phi: as for `advas_penalty`.
+        fake: (n, ...) with n >= 2, attached to the generator's graph.
+        real: (n, ...), each paired with a fake one.
+
+    Raises:
+        NotImplementedError: as for `advas_penalty`.
+        ValueError: batches of different or too small size; a loss that does not depend on ``phi``.
+
+    Example:
+        >>> def per_sample_loss(phi, fake, real):
+        ...     return (fake - real) @ phi["w"]
+        >>> fake, real = torch.tensor([[1.0, 0.0], [3.0, 1.0]]), torch.zeros(2, 2)
+        >>> advas_penalty_unbiased(per_sample_loss, {"w": torch.zeros(2)}, fake, real)  # n = 2: <g_1, g_2>
+        tensor(3.)
+
+    Reference:
+        Munk, Harvey, Wood. arXiv:2010.01274, appendix B, Eq. 14 to 18. As printed, Eq. 15 and 16 *add* the variance:
+        for n = 8, a true value of 3.96 and a biased estimate of 8.4, that gives 74.8. Here it is subtracted.
+    """
+    if len(fake) != len(real) or len(fake) < 2:
+        raise ValueError(
+            "advas_penalty_unbiased needs as many real samples as fake ones, at least 2; got "
+            f"{len(real)} real and {len(fake)} fake"
+        )
+
+    def gradient(f: Tensor, r: Tensor) -> Gradient:
+        return _gradient(lambda p: per_sample_loss(p, f, r), phi, "func", True)
+
+    gradients = torch.vmap(gradient)(fake, real)
+    means = {name: g.mean(0) for name, g in gradients.items()}
+    variance = torch.stack([g.var(0).sum() for g in gradients.values()]).sum()
+    return _inner(means, means) - variance / len(fake)
+
+
+def _inner(first: Gradient, second: Gradient) -> Tensor:
+    return torch.stack([(first[name] * second[name]).sum() for name in first.keys() & second.keys()]).sum()
+
+
+def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engine: Engine, check: bool) -> Gradient:
+    """The gradient of the loss by each parameter that it reaches, in float32 at least, with a graph."""
+
+    def checked_loss(params: dict[str, Tensor]) -> Tensor:
+        loss = loss_fn(params)
+        if loss.dim() > 0 and loss.numel() != 1:
+            raise ValueError(f"the adversary's loss must be a scalar; got shape {tuple(loss.shape)}")
+        if check and (kinds := _wrong_kinds(loss)):
+            raise NotImplementedError(_explanation(kinds, _layers(loss_fn, params)))
+        return loss.reshape(())
+
+    if engine == "autograd":
+        inputs = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in phi.items()}
+        graph = torch.is_grad_enabled()
+        with torch.enable_grad():
+            loss = checked_loss(inputs)
+            if loss.grad_fn is None:
+                raise ValueError(_unreached(phi))
+            found = torch.autograd.grad(loss, list(inputs.values()), create_graph=graph, allow_unused=True)
+    elif engine == "func":
+        names = tuple(phi)
+
+        def record(*values: Tensor) -> tuple[Tensor, Any]:
+            inputs = dict(zip(names, values, strict=True))
+            loss = checked_loss(inputs)
+            if loss.grad_fn is None:
+                raise ValueError(_unreached(phi))
+            # inside the level, where a parameter that the loss does not reach is None and not zeros
+            return loss, torch.autograd.grad(loss, values, create_graph=True, allow_unused=True)
+
+        _, _, found = torch.func.vjp(record, *phi.values(), has_aux=True)  # type: ignore[misc]
+    else:
+        raise ValueError(f"engine must be 'autograd' or 'func'; got {engine!r}")
+    gradient = {
+        name: g.to(torch.promote_types(g.dtype, torch.float32))
+        for name, g in zip(phi, found, strict=True)
+        if g is not None
+    }
+    if not gradient:
+        raise ValueError(_unreached(phi))
+    return gradient
+
+
+def _unreached(phi: Params) -> str:
+    return (
+        f"the adversary's loss must depend on phi; it reaches none of {list(phi)}: run the adversary as "
+        "torch.func.functional_call(adversary, phi, (samples,))"
+    )
+
+
+# ---- third derivatives that torch gets wrong
+
+_REMEDIES = {
+    "InstanceNorm or BatchNorm": "GroupNorm(C, C), which equals InstanceNorm(C), or BatchNorm in evaluation mode",
+    "LayerNorm": "GroupNorm(1, C), which equals LayerNorm over channels and positions, or RMSNorm",
+}
+
+
+def _wrong_kinds(loss: Tensor) -> list[str]:
+    """Which layers the loss already holds the second derivative of, in a form that cannot be differentiated again.
+
+    The derivative formulas of `native_batch_norm_backward` and `native_layer_norm_backward` take the saved mean and
+    deviation for constants. That is right where they are: in evaluation mode.
+    """
+    kinds = set()
+    for node in Graph.of(loss).nodes:
+        name = type(node).__name__
+        if "LayerNormBackwardBackward" in name:
+            kinds.add("LayerNorm")
+        elif "BatchNormBackwardBackward" in name and getattr(node, "_saved_train", True):
+            kinds.add("InstanceNorm or BatchNorm")
+    return sorted(kinds)
+
+
+def _layers(loss_fn: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> list[str]:
+    """The normalization layers that the loss runs, as ``name: module``; found by running it once more."""
+    called: list[nn.Module] = []
+    handle = register_module_forward_pre_hook(lambda module, inputs: called.append(module))
+    try:
+        loss_fn(params)
+    finally:
+        handle.remove()
+    found: dict[nn.Module, str] = {}
+    for root in called:
+        for name, module in root.named_modules():
+            if module in called and _takes_statistics(module):
+                found.setdefault(module, f"{name}: {module}" if name else str(module))
+    return list(found.values())
+
+
+def _takes_statistics(module: nn.Module) -> bool:
+    if isinstance(module, nn.LayerNorm):
+        return True
+    if isinstance(module, _BatchNorm):
+        return module.training or module.running_mean is None
+    return isinstance(module, _NormBase) and (module.training or not module.track_running_stats)
+
+
+def _explanation(kinds: list[str], layers: list[str]) -> str:
+    where = f"; here in {layers}" if layers else ""
+    return (
+        f"the adversary's loss holds a gradient penalty through {' and '.join(kinds)}{where}. The penalty's place "
+        "inside r takes a third derivative of the layer, which torch gets wrong silently. Use "
+        f"{'; '.join(_REMEDIES[kind] for kind in kinds)}; or leave the gradient penalty out of r; or pass check=False "
+        "if it does not depend on what r is differentiated by"
+    )
