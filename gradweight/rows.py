@@ -37,29 +37,59 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     NaN, never a wrong one), and one below 1e-19 loses digits until, below 1e-22, it counts as zero.
     """
     m = len(rows)
-    pairs = [(i, j) for i in range(m) for j in range(i, m)]
-    products: dict[torch.device, list[Tensor]] = {}
+    products: dict[torch.device, _Products] = {}
     double = False
     for tensors in zip(*rows, strict=True):
         one = next((t for t in tensors if t is not None), None)
         if one is None:
             continue
         double = double or one.dtype in (torch.float64, torch.complex128)
-        absent = any(t is None for t in tensors)
-        on_device = products.setdefault(one.device, [])
-        for chunk in _chunks(tensors):
-            if absent:
-                zero = one.new_zeros((), dtype=torch.float32)
-                on_device += [zero if chunk[i] is None or chunk[j] is None else _dot(chunk, i, j) for i, j in pairs]
-            else:
-                on_device += [_dot(chunk, i, j) for i, j in pairs]
-    sums = [_sum_pairs(values, len(pairs)) for values in products.values()]
+        on_device = products.setdefault(one.device, _Products(m))
+        for pieces in _chunks(tensors):
+            on_device.add(pieces)
+    sums = [on_device.sums() for on_device in products.values()]
     total = sums[0]
     for other in sums[1:]:
         total = total + other.to(total.device, non_blocking=True)
-    entries = total.to(torch.float64 if double else torch.float32).unbind()
-    position = dict(zip(pairs, entries, strict=True))
-    return torch.stack([position[min(i, j), max(i, j)] for i in range(m) for j in range(m)]).view(m, m)
+    entries = iter(total.to(torch.float64 if double else torch.float32).unbind())
+    upper = {(i, j): next(entries) for i in range(m) for j in range(i, m)}
+    return torch.stack([upper[min(i, j), max(i, j)] for i in range(m) for j in range(m)]).view(m, m)
+
+
+class _Products:
+    """Inner products of aligned pieces of m rows on one device, taken while a few pieces are in the cache."""
+
+    def __init__(self, m: int) -> None:
+        self.pairs = [(i, j) for i in range(m) for j in range(i, m)]
+        self.values: list[list[Tensor]] = [[] for _ in self.pairs]
+        self.waiting: list[list[Tensor]] = [[] for _ in range(m)]
+        self.elements = 0
+
+    def add(self, pieces: Sequence[Tensor | None]) -> None:
+        present = [piece for piece in pieces if piece is not None]
+        if len(present) < len(pieces):
+            zero = present[0].new_zeros(())
+            for values, (i, j) in zip(self.values, self.pairs, strict=True):
+                x, y = pieces[i], pieces[j]
+                values.append(zero if x is None or y is None else torch.dot(x, y))
+            return
+        for row, piece in zip(self.waiting, present, strict=True):
+            row.append(piece)
+        self.elements += present[0].numel()
+        if self.elements >= CHUNK:
+            self.multiply()
+
+    def multiply(self) -> None:
+        for values, (i, j) in zip(self.values, self.pairs, strict=True):
+            values.extend(map(torch.dot, self.waiting[i], self.waiting[j]))
+        for row in self.waiting:
+            row.clear()
+        self.elements = 0
+
+    def sums(self) -> Tensor:
+        self.multiply()
+        together = [value for values in self.values for value in values]
+        return torch.stack(together).view(len(self.pairs), -1).sum(1, dtype=torch.float64)
 
 
 def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) -> None:
@@ -80,9 +110,8 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
         if wide != target.dtype:
             _combine_wide(terms, target)
             continue
-        (first_weight, first), *others = terms
-        torch.mul(first, first_weight, out=target)
-        for weight, tensor in others:
+        torch.mul(terms[0][1], terms[0][0], out=target)
+        for weight, tensor in terms[1:]:
             target.addcmul_(tensor, weight)
 
 
@@ -175,10 +204,6 @@ def kept_targets(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
     return targets
 
 
-def _dot(chunk: Sequence[Tensor | None], i: int, j: int) -> Tensor:
-    return torch.dot(chunk[i], chunk[j])  # type: ignore[arg-type]
-
-
 def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[Sequence[Tensor | None]]:
     """Aligned 1-D pieces of tensors of one shape, real-valued and in at least float32 if ``widen``."""
     flats = _flatten(tensors)
@@ -227,10 +252,6 @@ def _fits(tensor: Tensor, parameter: Tensor) -> bool:
         and _is_dense(tensor)
         and (tensor.stride() == parameter.stride() or not _is_dense(parameter))
     )
-
-
-def _sum_pairs(values: list[Tensor], pairs: int) -> Tensor:
-    return torch.stack(values).view(-1, pairs).sum(0, dtype=torch.float64)
 
 
 def _some(tensor: Tensor | None) -> Tensor:
