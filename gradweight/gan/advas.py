@@ -177,7 +177,7 @@ def advas_penalty_unbiased(
 
 
 def _inner(first: Gradient, second: Gradient) -> Tensor:
-    return torch.stack([(first[name] * second[name]).sum() for name in first.keys() & second.keys()]).sum()
+    return torch.stack([(g * second[name]).sum() for name, g in first.items() if name in second]).sum()
 
 
 def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engine: Engine, check: bool) -> Gradient:
@@ -193,12 +193,11 @@ def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engin
 
     if engine == "autograd":
         inputs = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in phi.items()}
-        graph = torch.is_grad_enabled()
         with torch.enable_grad():
             loss = checked_loss(inputs)
             if loss.grad_fn is None:
                 raise ValueError(_unreached(phi))
-            found = torch.autograd.grad(loss, list(inputs.values()), create_graph=graph, allow_unused=True)
+            found = torch.autograd.grad(loss, list(inputs.values()), create_graph=True, allow_unused=True)
     elif engine == "func":
         names = tuple(phi)
 
