@@ -190,7 +190,7 @@ def measure(cell: str, rounds: int) -> dict[str, object]:
 def draw(results: list[dict[str, object]], path: Path) -> None:
     """One group of bars per cell, medians with quartiles, the plain step as the line at 1."""
     names = [name for name in VARIANTS if name != "summed loss"]
-    figure, axes = plt.subplots(figsize=(9, 4), layout="constrained")
+    figure, axes = plt.subplots(figsize=(11, 4), layout="constrained")
     width = 0.8 / len(names)
     for k, name in enumerate(names):
         quartiles = [result["ratio_quartiles"][name] for result in results]  # type: ignore[index]
@@ -199,9 +199,13 @@ def draw(results: list[dict[str, object]], path: Path) -> None:
         places = [i + (k - (len(names) - 1) / 2) * width for i in range(len(results))]
         axes.bar(places, median, width, yerr=error, label=name, error_kw={"lw": 0.8})
     axes.axhline(1, color="black", lw=0.8)
-    axes.set_xticks(range(len(results)), [f"{r['title']}\n({r['plain_ms']} ms)" for r in results], fontsize=8)
+    axes.set_yscale("log", base=2)
+    axes.set_ylim(0.7, None)
+    axes.set_yticks([1, 2, 4, 8], ["1", "2", "4", "8"])
+    axes.grid(axis="y", alpha=0.3)
+    axes.set_xticks(range(len(results)), [f"{r['title']}\n({r['plain_ms']:.0f} ms)" for r in results], fontsize=8)
     axes.set_ylabel("time of a step / plain step on the summed loss")
-    axes.legend(fontsize=8)
+    figure.legend(fontsize=8, loc="outside right upper")
     figure.savefig(path, dpi=120)
     plt.close(figure)
 

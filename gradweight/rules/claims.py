@@ -162,7 +162,6 @@ CLAIMS: tuple[Claims, ...] = (
         invariant_to_loss_scale=True,
         permutation_equivariant=False,
         vanishes_only_where_stationary=True,
-        losses=(1, 9),
         needs=("a",),
     ),
     Claims(
