@@ -15,6 +15,7 @@ from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
 from .gradients import ENGINES, Losses, check_losses
+from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, pack
@@ -259,6 +260,7 @@ class MultiObjectiveGradient(Optimizer):
         """The base optimizer's state dict, which loads into the bare base as well; a rule's state travels in it."""
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
+        explain_to_accelerate()  # whose prepare() asks for this first
         state_dict = self.base.state_dict()
         group = state_dict["param_groups"][0]
         if isinstance(group.get(STATE_KEY), dict):

@@ -124,5 +124,15 @@ def test_backward_on_the_prepared_optimizer_says_that_it_has_none() -> None:
     accelerator = Accelerator(cpu=True)
     net = network()
     _, prepared = accelerator.prepare(net, wrapped(net))
-    with pytest.raises(AttributeError, match="'AcceleratedOptimizer' object has no attribute 'backward'"):
+    with pytest.raises(AttributeError, match=r"no attribute 'backward': .* Write accelerator\.backward\(opt\.join"):
         prepared.backward(losses(net, *batches()[0]))
+
+
+def test_the_explanation_is_for_wrappers_and_hides_nothing() -> None:
+    net = network()
+    prepared = Accelerator(cpu=True).prepare(wrapped(net))
+    assert not hasattr(prepared, "backward")
+    assert not hasattr(prepared, "join")
+    plain = Accelerator(cpu=True).prepare(torch.optim.SGD(network().parameters(), lr=0.1))
+    with pytest.raises(AttributeError, match=r"^'AcceleratedOptimizer' object has no attribute 'backward'$"):
+        plain.backward()
