@@ -60,6 +60,9 @@ class MultiObjectiveGradient(Optimizer):
             `Combination` is NaN. For losses that are tensors.
         history: how many of the last steps' `Combination` to keep in `history`, on the device, without waiting.
 
+        process_group: gradients of single losses are not reduced across processes yet, so `backward` raises where the
+            default process group has more than one; False says that every process trains a model of its own.
+
     Raises:
         TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule.
         ValueError: unknown ``engine``; ``params`` lacks a parameter of the base.
@@ -92,6 +95,7 @@ class MultiObjectiveGradient(Optimizer):
         blocks: Blocks = None,
         refresh_every: int = 1,
         history: int = 0,
+        process_group: bool | None = None,
     ) -> None:
         # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
         # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
@@ -109,7 +113,9 @@ class MultiObjectiveGradient(Optimizer):
         self.base = base
         self.rule = rule
         self.history: deque[Combination] = deque(maxlen=history)
-        settings = Settings(Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every)
+        settings = Settings(
+            Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every, process_group
+        )
         self._step = Step(base, settings)
         if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
             base.param_groups[0].setdefault(STATE_KEY, {})  # distributed checkpoints load what is there already
@@ -161,7 +167,7 @@ class MultiObjectiveGradient(Optimizer):
                 on the micro-batches before; a rule that returns another shape than (m,); functions but no
                 parameter names.
             RuntimeError: a second `backward` in one step although ``accumulate=False``; ``engine="autograd"`` with a
-                reentrant checkpoint.
+                reentrant checkpoint; several processes without ``process_group=False``.
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """

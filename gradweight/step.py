@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
+from .base import check_one_process
 from .combination import Combination
 from .combiner import Blocks, Combiner, block_of_each
 from .gradients import Gradients, Losses, check_losses, loss_gradients
@@ -34,6 +35,7 @@ class Settings:
     accumulate: bool
     blocks: Blocks
     refresh_every: int
+    process_group: bool | None
 
 
 @dataclass
@@ -114,6 +116,7 @@ class Step:
         joined: bool = False,
     ) -> Combination:
         """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
+        check_one_process(self.settings.process_group)
         self.clear_if_zeroed()
         if self.backward_done and (shared is not None or not self.settings.accumulate):
             raise RuntimeError(
