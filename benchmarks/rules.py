@@ -10,6 +10,7 @@
   weighting where there is one and its solver is installed. The contenders take turns, so that a machine that slows
   down slows all of them down; reported is the median over the rounds with its quartiles. Compiling unrolls the loops
   over losses and iterations: a rule that took more than ``--compile-seconds`` is not compiled for more losses.
+  ``--sizes`` measures some m again and keeps the others.
 
 Each part writes its JSON, with a record of the machine, and its figure to ``benchmarks/results/rules/`` when it ends.
 """
@@ -267,10 +268,13 @@ def run_agreement(trials: int) -> None:
 # ---- time
 
 
-def run_time(rounds: int, compile_budget: float, only: set[str] | None) -> None:
-    results: list[dict[str, Any]] = []
+def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: tuple[int, ...]) -> None:
+    # sizes that are not measured now keep what was measured before, each with the record of its own run
+    before = json.loads((RESULTS / "time.json").read_text()) if (RESULTS / "time.json").exists() else {}
+    machines: dict[str, Any] = before.get("machine", {})
+    results: list[dict[str, Any]] = [r for r in before.get("results", []) if r["m"] not in sizes]
     too_slow: set[str] = set()
-    for m in SIZES:
+    for m in sizes:
         rng = np.random.default_rng(m)
         rows = rng.standard_normal((m, 64)).astype(np.float32)
         data = {"numpy": (rows @ rows.T, rng.uniform(0.5, 2, m).astype(np.float32), np.asarray(3))}
@@ -289,7 +293,7 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None) -> None:
                 "NumPy": lambda c=call, g=given["numpy"], s=state["numpy"]: c(*g, s),
             }
             compile_seconds = None
-            if claims.name not in too_slow:
+            if compile_budget > 0 and claims.name not in too_slow:
                 torch.compiler.reset()
                 compiled = torch.compile(call, fullgraph=True, dynamic=False)
                 began = time.perf_counter()
@@ -312,7 +316,8 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None) -> None:
                     }
                     | ({"compile_seconds": compile_seconds} if kind == "compiled" else {})
                 )
-        write("time", {"machine": machine_record() | {"threads": torch.get_num_threads()}, "results": results})
+        machines[f"m = {m}"] = machine_record() | {"threads": torch.get_num_threads()}
+        write("time", {"machine": machines, "results": results})
     draw_time(results)
 
 
@@ -358,7 +363,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--parts", default="toy,agreement,time", help="which of toy, agreement, time")
     parser.add_argument("--rounds", type=int, default=30)
-    parser.add_argument("--compile-seconds", type=float, default=8, metavar="S", help="no larger m beyond this")
+    parser.add_argument(
+        "--compile-seconds", type=float, default=8, metavar="S", help="no larger m beyond this; 0: compile nothing"
+    )
+    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of losses, for the part `time`")
     parser.add_argument("--only", default="", help="names of rules, for the part `time`")
     parser.add_argument("--quick", action="store_true", help="a few steps and rounds, to see that it runs")
     arguments = parser.parse_args()
@@ -370,7 +378,12 @@ def main() -> None:
         run_agreement(3 if arguments.quick else 60)
     if "time" in parts:
         only = set(filter(None, arguments.only.split(",")))
-        run_time(5 if arguments.quick else arguments.rounds, arguments.compile_seconds, only)
+        run_time(
+            5 if arguments.quick else arguments.rounds,
+            arguments.compile_seconds,
+            only,
+            tuple(map(int, arguments.sizes.split(","))),
+        )
 
 
 if __name__ == "__main__":
