@@ -56,8 +56,10 @@ def test_both_approach_mgda_where_gradients_stand_still(rows: np.ndarray) -> Non
         state = rule.init(gram)
         for _ in range(200):
             weights, state = rule.update(gram, state)
-        # gradient steps converge linearly, and slowly along the flattest direction
-        np.testing.assert_allclose(weights, shortest, atol=1e-2)
+        assert weights.sum() == pytest.approx(1)
+        # w'Gw / 2 after n projected gradient steps of a length up to 1 / trace(G) is within |w_0 - w*|^2 / 2n of the
+        # least, and two points of the simplex are at most sqrt(2) apart; the weights themselves may be slower
+        assert weights @ gram @ weights / 2 - shortest @ gram @ shortest / 2 <= 1 / 200
 
 
 def test_a_zero_gradient_is_left_out_and_can_come_back() -> None:
