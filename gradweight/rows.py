@@ -44,9 +44,10 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
         if one is None:
             continue
         double = double or one.dtype in (torch.float64, torch.complex128)
-        on_device = products.setdefault(one.device, _Products(m))
+        if one.device not in products:
+            products[one.device] = _Products(m)
         for pieces in _chunks(tensors):
-            on_device.add(pieces)
+            products[one.device].add(pieces)
     sums = [on_device.sums() for on_device in products.values()]
     total = sums[0]
     for other in sums[1:]:
