@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
-from torch.nn.modules.module import register_module_forward_pre_hook
+from torch import Tensor
 
-from ..gradients import Graph
+from ..gradients import Graph, check_losses, retain_graphs
+from ._third_derivatives import explanation, layers_that_take_statistics, wrong_kinds
 
 __all__ = ["advas_penalty", "advas_penalty_half_batches", "advas_penalty_unbiased"]
 
@@ -20,7 +19,7 @@ Engine: TypeAlias = Literal["autograd", "func"]
 
 
 def advas_penalty(
-    adversary_loss: Callable[[dict[str, Tensor]], Tensor],
+    adversary_loss: Callable[[dict[str, Tensor]], Tensor] | Mapping[str, Tensor] | Tensor,
     phi: Params,
     *,
     engine: Engine = "autograd",
@@ -34,8 +33,9 @@ def advas_penalty(
     optimizer over them does.
 
     Pass it as the loss ``"advas"`` beside the generator's own, with the rule `gradweight.rules.AdvAs` to weight it, on
-    every step or on every n-th. It costs a forward and a backward of the adversary, and twice that again when it is
-    differentiated.
+    every step or on every n-th. It costs a forward and a backward of the adversary on either kind of samples, and twice
+    that again on the fake ones when it is differentiated. The terms of `GANLoss.discriminator`, of logits that the
+    generator's own loss needs too, save a forward and the memory that the real samples take; see docs/gan.md.
 
     Estimated from a batch, r is too large by the variance of the gradient over the batch, ``Var / n``; see
     `advas_penalty_unbiased` and `advas_penalty_half_batches`. The authors saw no difference in training.
@@ -44,8 +44,12 @@ def advas_penalty(
         adversary_loss: a function of the adversary's parameters, a dict like ``phi``, that returns the scalar L_adv:
             the sum of the terms of `GANLoss.discriminator`, say, of logits from
             ``torch.func.functional_call(adversary, phi, (fake,))``. `Hinge` is better without truncation here.
-        phi: the adversary's parameters, ``dict(adversary.named_parameters())``; frozen ones are differentiated by all
-            the same. A parameter that the loss does not reach adds nothing.
+            Or L_adv itself, computed from an adversary that is not frozen. Or its terms, a mapping of scalars that
+            are added up: one that depends on phi alone, as that on real samples does, is a constant to the generator.
+            Its gradient is taken without a graph and its own graph is freed, and r knows nothing of its place in
+            the derivative by phi.
+        phi: the adversary's parameters, ``dict(adversary.named_parameters())``. A function is differentiated by
+            frozen ones all the same. A parameter that the loss does not reach adds nothing.
         engine: "autograd", or "func" for a penalty inside `torch.func` transforms: ``torch.vmap`` over an ensemble,
             say. There, modules that write to themselves in the forward (batch and spectral normalization in training
             mode) and `gradient_penalty` cannot be run.
@@ -58,7 +62,9 @@ def advas_penalty(
             normalization with the batch's statistics. Its place in r takes the third derivative of the layer, and
             torch (2.13) takes the statistics in it for constants: no error, wrong numbers. GroupNorm and RMSNorm are
             right, and ``GroupNorm(C, C)`` is InstanceNorm. ``engine="func"`` makes the same check.
-        ValueError: a loss that is not scalar or does not depend on ``phi``; an unknown ``engine``.
+        TypeError: ``engine="func"`` for a loss that is not a function.
+        ValueError: a loss that is not scalar or does not depend on ``phi``; a frozen parameter where the loss is not
+            a function; an unknown ``engine``.
 
     Example:
         >>> fake = torch.tensor([[1.0, 2.0], [3.0, 4.0]], requires_grad=True)
@@ -71,11 +77,25 @@ def advas_penalty(
         tensor([[2., 3.],
                 [2., 3.]])
 
+        From terms that have been computed:
+
+        >>> w = torch.zeros(2, requires_grad=True)
+        >>> terms = {"real": -(torch.ones(5, 2) @ w).mean(), "fake": (fake @ w).mean()}
+        >>> advas_penalty(terms, {"w": w}).detach()  # |(2, 3) - (1, 1)|^2
+        tensor(5.)
+
     Reference:
         Munk, Harvey, Wood. Assisting the Adversary to Improve GAN Training. ICLR 2021 submission,
         arXiv:2010.01274, Eq. 9 and 10; section 5 for the hinge.
     """
-    gradient = _gradient(adversary_loss, phi, engine, check)
+    if callable(adversary_loss):
+        gradient = _gradient(adversary_loss, phi, engine, check)
+    elif engine == "func":
+        raise TypeError(
+            f'engine="func" needs a function of phi; got a {type(adversary_loss).__name__}, whose graph exists already'
+        )
+    else:
+        gradient = _gradient_of_terms(adversary_loss, phi, check)
     return _inner(gradient, gradient)
 
 
@@ -187,10 +207,11 @@ def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engin
         loss = loss_fn(params)
         if loss.dim() > 0 and loss.numel() != 1:
             raise ValueError(f"the adversary's loss must be a scalar; got shape {tuple(loss.shape)}")
-        if check and (kinds := _wrong_kinds(loss)):
-            raise NotImplementedError(_explanation(kinds, _layers(loss_fn, params)))
+        if check and (kinds := wrong_kinds(loss)):
+            raise NotImplementedError(explanation(kinds, layers_that_take_statistics(lambda: loss_fn(params))))
         return loss.reshape(())
 
+    found: Sequence[Tensor | None]
     if engine == "autograd":
         inputs = {name: p if p.requires_grad else p.detach().requires_grad_() for name, p in phi.items()}
         with torch.enable_grad():
@@ -212,11 +233,42 @@ def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engin
         _, _, found = torch.func.vjp(record, *phi.values(), has_aux=True)  # type: ignore[misc]
     else:
         raise ValueError(f"engine must be 'autograd' or 'func'; got {engine!r}")
-    gradient = {
-        name: g.to(torch.promote_types(g.dtype, torch.float32))
-        for name, g in zip(phi, found, strict=True)
-        if g is not None
-    }
+    return _reached(phi, [found])
+
+
+def _gradient_of_terms(terms: Tensor | Mapping[str, Tensor], phi: Params, check: bool) -> Gradient:
+    """The same of losses whose graphs exist. Terms of a mapping that hold phi and nothing else come without a graph."""
+    alone = isinstance(terms, Tensor)
+    values = check_losses({"adversary_loss": terms} if alone else terms)
+    if frozen := [name for name, p in phi.items() if not p.requires_grad]:
+        raise ValueError(
+            f"terms that have been computed are differentiated by parameters that require gradients; {frozen} do not: "
+            "leave them out of phi, or pass a function of phi, which differentiates by frozen parameters too"
+        )
+    leaves = {id(p) for p in phi.values()}
+    fixed = [v for v in values.values() if not alone and Graph.of(v).leaves <= leaves]
+    attached = [v for v in values.values() if not any(v is w for w in fixed)]
+    sums = [torch.stack([v.reshape(()) for v in part]).sum() for part in (fixed, attached) if part]
+    keep = retain_graphs([Graph.of(loss) for loss in sums], False)
+    inputs = list(phi.values())
+    found = []
+    if fixed:
+        found.append(torch.autograd.grad(sums[0], inputs, retain_graph=keep[0], allow_unused=True))
+    if attached:
+        if check and (kinds := wrong_kinds(sums[-1])):
+            raise NotImplementedError(explanation(kinds, []))
+        found.append(torch.autograd.grad(sums[-1], inputs, create_graph=True, allow_unused=True))
+    return _reached(phi, found)
+
+
+def _reached(phi: Params, found: Sequence[Sequence[Tensor | None]]) -> Gradient:
+    """The sum of the gradients found, by name, in float32 at least, of the parameters that any of them reaches."""
+    gradient: Gradient = {}
+    for part in found:
+        for name, g in zip(phi, part, strict=True):
+            if g is not None:
+                wide = g.to(torch.promote_types(g.dtype, torch.float32))
+                gradient[name] = gradient[name] + wide if name in gradient else wide
     if not gradient:
         raise ValueError(_unreached(phi))
     return gradient
@@ -226,62 +278,4 @@ def _unreached(phi: Params) -> str:
     return (
         f"the adversary's loss must depend on phi; it reaches none of {list(phi)}: run the adversary as "
         "torch.func.functional_call(adversary, phi, (samples,))"
-    )
-
-
-# ---- third derivatives that torch gets wrong
-
-_REMEDIES = {
-    "InstanceNorm or BatchNorm": "GroupNorm(C, C), which equals InstanceNorm(C), or BatchNorm in evaluation mode",
-    "LayerNorm": "GroupNorm(1, C), which equals LayerNorm over channels and positions, or RMSNorm",
-}
-
-
-def _wrong_kinds(loss: Tensor) -> list[str]:
-    """Which layers the loss already holds the second derivative of, in a form that cannot be differentiated again.
-
-    The derivative formulas of `native_batch_norm_backward` and `native_layer_norm_backward` take the saved mean and
-    deviation for constants. That is right where they are: in evaluation mode.
-    """
-    kinds = set()
-    for node in Graph.of(loss).nodes:
-        name = type(node).__name__
-        if "LayerNormBackwardBackward" in name:
-            kinds.add("LayerNorm")
-        elif "BatchNormBackwardBackward" in name and getattr(node, "_saved_train", True):
-            kinds.add("InstanceNorm or BatchNorm")
-    return sorted(kinds)
-
-
-def _layers(loss_fn: Callable[[dict[str, Tensor]], Tensor], params: dict[str, Tensor]) -> list[str]:
-    """The normalization layers that the loss runs, as ``name: module``; found by running it once more."""
-    called: list[nn.Module] = []
-    handle = register_module_forward_pre_hook(lambda module, inputs: called.append(module))
-    try:
-        loss_fn(params)
-    finally:
-        handle.remove()
-    found: dict[nn.Module, str] = {}
-    for root in called:
-        for name, module in root.named_modules():
-            if module in called and _takes_statistics(module):
-                found.setdefault(module, f"{name}: {module}" if name else str(module))
-    return list(found.values())
-
-
-def _takes_statistics(module: nn.Module) -> bool:
-    if isinstance(module, nn.LayerNorm):
-        return True
-    if isinstance(module, _BatchNorm):
-        return module.training or module.running_mean is None
-    return isinstance(module, _NormBase) and (module.training or not module.track_running_stats)
-
-
-def _explanation(kinds: list[str], layers: list[str]) -> str:
-    where = f"; here in {layers}" if layers else ""
-    return (
-        f"the adversary's loss holds a gradient penalty through {' and '.join(kinds)}{where}. The penalty's place "
-        "inside r takes a third derivative of the layer, which torch gets wrong silently. Use "
-        f"{'; '.join(_REMEDIES[kind] for kind in kinds)}; or leave the gradient penalty out of r; or pass check=False "
-        "if it does not depend on what r is differentiated by"
     )
