@@ -29,38 +29,30 @@ is 0.3 worse), and with a slope of 0.01 in the discriminator's LeakyReLU as well
 from __future__ import annotations
 
 import argparse
-import csv
-import json
 import math
 import multiprocessing
 import os
 import signal
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 from torch.nn.functional import softplus
 from tqdm import tqdm
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gan import high_quality_share, mode_kl, modes_covered
 from gradweight.rules import AdaptiveWeights
 
 if __package__:
-    from .record import machine_record
+    from .ring_figure import draw
+    from .ring_runs import MODES, STD, Results, Run
 else:
-    from record import machine_record
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
+    from ring_figure import draw
+    from ring_runs import MODES, STD, Results, Run
 
 # The discriminator's rule; None is the plain GAN, an unwrapped Adam on the summed loss.
 METHODS: dict[str, AdaptiveWeights | None] = {
@@ -69,17 +61,12 @@ METHODS: dict[str, AdaptiveWeights | None] = {
     "aw-relative": AdaptiveWeights(epsilon_mode="relative"),
     "aw-unnormalized": AdaptiveWeights(normalized=False),
 }
-COLOURS = dict(zip(METHODS, ["#d1603d", "#1f6f9f", "#3a9278", "#8a5a9e"], strict=True))
-
-STD = 0.02
-ANGLES = torch.arange(8) * (2 * math.pi / 8)
-MODES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
 
 NOISE, WIDTH, BATCH = 8, 128, 128
 LEARNING_RATE, BETAS = 5e-4, (0.5, 0.99)
 
-EVALUATED, COLUMNS, DRAWN = 2500, 5, 500
-"""Samples in a metric; moments shown in the picture; samples shown in a panel."""
+EVALUATED, COLUMNS = 2500, 5
+"""Samples in a metric; moments shown in the picture."""
 
 
 # ---- the GAN, and what changes when the discriminator gets weights
@@ -121,29 +108,6 @@ def train(generator: nn.Module, discriminator: nn.Module, rule: Any, steps: int,
 
 
 # ---- one run, and many of them on all cores
-
-
-@dataclass
-class Run:
-    """What one training run left: metrics over time, and samples at the moments of the picture."""
-
-    method: str
-    seed: int
-    steps: list[int] = field(default_factory=list)
-    modes: list[int] = field(default_factory=list)
-    quality: list[float] = field(default_factory=list)
-    kl: list[float] = field(default_factory=list)
-    samples: dict[int, np.ndarray] = field(default_factory=dict)
-    seconds: float = 0.0  # of the processor: what else the machine does must not count
-
-    def look(self, step: int, samples: Tensor, keep: bool) -> None:
-        """Measure samples, and keep some of them if the picture shows this moment."""
-        self.steps.append(step)
-        self.modes.append(int(modes_covered(samples, MODES, STD)))
-        self.quality.append(float(high_quality_share(samples, MODES, STD)))
-        self.kl.append(float(mode_kl(samples, MODES)))
-        if keep:
-            self.samples[step] = samples[:DRAWN].numpy()
 
 
 def run(method: str, seed: int, steps: int) -> Run | None:
@@ -205,189 +169,6 @@ def run_all(methods: list[str], seeds: int, steps: int, workers: int) -> Iterato
             pool.shutdown(cancel_futures=True)
 
 
-# ---- what came out
-
-
-def mean_and_margin(values: list[float]) -> tuple[float, float]:
-    """The mean, and the half-width of its 95% confidence interval by Student's t (NaN for one value)."""
-    if len(values) < 2:
-        return statistics.fmean(values), math.nan
-    # quantiles of Student's t at 97.5%, for 1, 2, ... degrees of freedom
-    t = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10]
-    quantile = t[len(values) - 2] if len(values) - 2 < len(t) else 2.09
-    margin = quantile * statistics.stdev(values) / math.sqrt(len(values))
-    return round(statistics.fmean(values), 4), round(margin, 4)
-
-
-METRICS = {"modes": "modes covered", "quality": "high quality", "kl": "KL (nats)"}
-
-
-def summarise(runs: list[Run]) -> dict[str, Any]:
-    """Means at the end of training with their intervals, and differences to the plain GAN over paired seeds."""
-    ends = {(r.method, r.seed): {name: float(getattr(r, name)[-1]) for name in METRICS} for r in runs}
-    summary: dict[str, Any] = {"methods": {}, "minus plain": {}}
-    for method in dict.fromkeys(r.method for r in runs):
-        own = {seed: end for (m, seed), end in ends.items() if m == method}
-        entry: dict[str, Any] = {"seeds": sorted(own)}
-        entry["all 8 modes"] = sum(end["modes"] == 8 for end in own.values())
-        entry["CPU seconds per run"] = round(statistics.fmean(r.seconds for r in runs if r.method == method), 1)
-        for name in METRICS:
-            entry[name] = mean_and_margin([end[name] for end in own.values()])
-        summary["methods"][method] = entry
-        paired = [seed for seed in sorted(own) if ("plain", seed) in ends]
-        if method != "plain" and paired:
-            summary["minus plain"][method] = {"seeds": paired} | {
-                name: mean_and_margin([own[s][name] - ends["plain", s][name] for s in paired]) for name in METRICS
-            }
-    return summary
-
-
-def report(runs: list[Run], summary: dict[str, Any]) -> str:
-    """The table, the result of every seed, and what can be said about the difference."""
-    lines = [
-        f"{'at the end of training':<24}{'seeds':>6}{'modes covered':>18}{'high quality':>18}{'KL (nats)':>16}"
-        f"{'all 8':>8}{'CPU s':>8}"
-    ]
-    for method, entry in summary["methods"].items():
-        cells = [
-            "{:.2f} ± {:.2f}".format(*entry["modes"]),
-            "{:.1%} ± {:.1%}".format(*entry["quality"]),
-            "{:.2f} ± {:.2f}".format(*entry["kl"]),
-        ]
-        lines.append(
-            f"{method:<24}{len(entry['seeds']):>6}{cells[0]:>18}{cells[1]:>18}{cells[2]:>16}"
-            f"{entry['all 8 modes']:>8}{entry['CPU seconds per run']:>8}"
-        )
-    lines += ["", "modes covered by each seed (share of high-quality samples)"]
-    for method, entry in summary["methods"].items():
-        own = {r.seed: r for r in runs if r.method == method}
-        lines.append(
-            f"{method:<16}" + "".join(f"{own[s].modes[-1]:>3} ({own[s].quality[-1]:>4.0%})" for s in entry["seeds"])
-        )
-    for method, difference in summary["minus plain"].items():
-        lines += ["", f"{method} minus plain, mean over {len(difference['seeds'])} paired seeds with 95% interval"]
-        for name, title in METRICS.items():
-            mean, margin = difference[name]
-            better = (mean > 0) != (name == "kl")
-            clear = abs(mean) > margin
-            verdict = ("better" if better else "worse") if clear else "no clear difference at this number of seeds"
-            lines.append(f"  {title:<16}{mean:+.2f}  [{mean - margin:+.2f}, {mean + margin:+.2f}]  {verdict}")
-    return "\n".join(lines)
-
-
-def draw(runs: list[Run], methods: list[str], path: Path) -> None:
-    """The picture: seed 0 over time for each method, every seed at the end, and the metrics over time."""
-    methods = [m for m in methods if any(r.method == m for r in runs)]
-    by_key = {(r.method, r.seed): r for r in runs}
-    seeds = sorted({r.seed for r in runs})
-    first = min((s for s in seeds if all((m, s) in by_key for m in methods)), default=seeds[0])
-    shown = sorted(runs[0].samples)
-
-    plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY})
-    # square panels that fill the width, unless the seeds are few
-    heights = [0.5 + 11.6 / len(shown) * len(methods), 0.5 + 11.6 / max(len(seeds), COLUMNS) * len(methods), 2.75]
-    figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
-    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
-
-    top.suptitle(f"Samples as training goes on, seed {first} (rings: the eight modes)", fontsize=12, x=0.01, ha="left")
-    for row, axes in zip(methods, top.subplots(len(methods), len(shown), squeeze=False), strict=True):
-        for step, axis in zip(shown, axes, strict=True):
-            panel(axis, by_key.get((row, first)), step, size=5)
-            if row == methods[0]:
-                axis.set_title(f"{step:,} steps", fontsize=10, color=INK)
-        axes[0].set_ylabel(row, fontsize=12, color=COLOURS[row], fontweight="bold")
-
-    middle.suptitle("Every seed at the end, with the modes that it covers", fontsize=12, x=0.01, ha="left")
-    for row, axes in zip(methods, middle.subplots(len(methods), len(seeds), squeeze=False), strict=True):
-        for seed, axis in zip(seeds, axes, strict=True):
-            found = by_key.get((row, seed))
-            panel(axis, found, shown[-1], size=2)
-            if found is not None:
-                axis.text(0, 0, f"{found.modes[-1]}", ha="center", va="center", fontsize=12, color=INK)
-            if row == methods[-1]:
-                axis.set_xlabel(f"seed {seed}", fontsize=9, color=INK)
-        axes[0].set_ylabel(row, fontsize=10, color=COLOURS[row], fontweight="bold")
-
-    bottom.suptitle("Over all seeds: mean, and its 95% interval", fontsize=12, x=0.01, ha="left")
-    for (name, title), axis in zip(METRICS.items(), bottom.subplots(1, len(METRICS)), strict=True):
-        for method in methods:
-            own = [r for r in runs if r.method == method]
-            steps = own[0].steps
-            values = [mean_and_margin([float(getattr(r, name)[i]) for r in own]) for i in range(len(steps))]
-            mean, margin = np.array(values).T
-            axis.plot(steps, mean, color=COLOURS[method], label=method, linewidth=1.8)
-            axis.fill_between(steps, mean - margin, mean + margin, color=COLOURS[method], alpha=0.15, linewidth=0)
-        low, high = {"modes": (0, 8.2), "quality": (0, 1), "kl": (0, math.log(8))}[name]
-        axis.set(title=title, xlabel="steps", ylim=(low, high), xlim=(0, shown[-1]))
-        axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
-        axis.spines[["top", "right"]].set_visible(False)
-        axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
-        if name == "quality":
-            axis.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
-    bottom.axes[0].legend(frameon=False, loc="upper left")
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
-
-
-INK, GREY = "#333333", "#bbbbbb"
-
-
-def panel(axis: Any, found: Run | None, step: int, size: float) -> None:
-    """One square of samples, over rings where the modes are."""
-    axis.scatter(*MODES.T.numpy(), s=22 * size, facecolors="none", edgecolors="#999999", linewidths=0.8, zorder=1)
-    if found is not None:
-        x, y = found.samples[step].T
-        axis.scatter(x, y, s=size, color=COLOURS[found.method], alpha=0.35, linewidths=0, zorder=2)
-    axis.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), xticks=[], yticks=[], aspect="equal")
-
-
-# ---- the files
-
-
-class Results:
-    """The files of one invocation: runs.csv grows with every run, the rest is written by `close`."""
-
-    def __init__(self, out: Path, arguments: dict[str, Any]) -> None:
-        out.mkdir(parents=True, exist_ok=True)
-        self.out, self.runs = out, list[Run]()
-        self.record = {"machine": machine_record(), "arguments": arguments}
-        self.start = time.perf_counter()
-        self.append([("method", "seed", "step", *METRICS)], mode="w")
-
-    def add(self, run: Run) -> None:
-        """Take a finished run in, and write its metrics at once."""
-        self.runs.append(run)
-        self.append(
-            (run.method, run.seed, step, modes, f"{quality:.4f}", f"{kl:.4f}")
-            for step, modes, quality, kl in zip(run.steps, run.modes, run.quality, run.kl, strict=True)
-        )
-
-    def append(self, rows: Any, mode: str = "a") -> None:
-        """Write rows to runs.csv; the file is closed again after, so that nothing is lost."""
-        with (self.out / "runs.csv").open(mode, newline="") as file:
-            csv.writer(file, lineterminator="\n").writerows(rows)
-
-    def close(self, methods: list[str]) -> None:
-        """Print the table, write everything else."""
-        wall = time.perf_counter() - self.start
-        self.runs.sort(key=lambda r: (methods.index(r.method), r.seed))
-        summary = summarise(self.runs)
-        print(report(self.runs, summary))
-        self.record |= {"wall seconds": round(wall, 1), "summary (mean, margin of 95%)": summary}
-        # a single seed has no interval, and JSON no NaN
-        (self.out / "ring.json").write_text(json.dumps(self.record, indent=1).replace("NaN", "null") + "\n")
-        draw(self.runs, methods, self.out / "ring.png")
-        # what the picture shows: every moment of the first seed, and the end of the others
-        kept = {
-            f"{r.method}/{r.seed}/{step}": samples.astype(np.float16)
-            for r in self.runs
-            for step, samples in r.samples.items()
-            if r.seed == min(x.seed for x in self.runs) or step == r.steps[-1]
-        }
-        np.savez_compressed(self.out / "samples.npz", **kept)
-        print(f"\n{wall:.0f} s; wrote {', '.join(sorted(p.name for p in self.out.iterdir()))} to {self.out}")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     here = Path(__file__).resolve().parent
@@ -410,7 +191,7 @@ def main() -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: what follows is of the runs that had finished")
     if results.runs:
-        results.close(arguments.methods)
+        results.close(arguments.methods, draw)
 
 
 if __name__ == "__main__":
