@@ -1,10 +1,11 @@
-"""Counting what tensors go through: arithmetic operations and large allocations, seen by a dispatch mode.
+"""Counting what tensors go through, seen by a dispatch mode: operations, memory traffic, allocations, launches.
 
 A count, unlike a time, is the same on every machine and in every run, so that tests can assert it.
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -26,22 +27,42 @@ PER_ELEMENT: dict[Any, int] = {
     aten.add_.Tensor: 1,
     aten.addcmul.default: 2,
     aten.addcmul_.default: 2,
+    aten.copy_.default: 0,
 }
+# a matrix product: 2 x rows x inner x columns, whatever of the result is needed
+PRODUCTS = (aten.mm.default, aten.mv.default, aten.addmv.default, aten.addmm.default)
+
+BLOCK = 2**14
+"""Bytes that the modelled cache fetches at a time."""
 
 
 class Counting(TorchDispatchMode):
-    """Counts operations on tensors of at least ``size`` elements, and storages of at least that size that appear.
+    """Counts what is done to tensors of at least ``size`` elements, and how many operators are dispatched at all.
+
+    Memory traffic is that of a cache which keeps what was used last: elements that are read and not in the cache, and
+    elements that were written, once they leave it. What is written without having been read is not fetched.
 
     Args:
         size: what counts as large, in elements.
+        cache: bytes of the modelled cache.
     """
 
-    def __init__(self, size: int) -> None:
+    def __init__(self, size: int, cache: int = 2**25) -> None:
         super().__init__()
         self.size = size
+        self.cache = cache
         self.operations = 0
         self.allocations = 0
+        self.launches = 0
         self.unknown: set[str] = set()
+        self._moved_bytes = 0
+        self._element_size = 4
+        self._cached: OrderedDict[int, bool] = OrderedDict()
+
+    @property
+    def moved(self) -> int:
+        """Elements fetched and written back, what is still in the cache included, rounded up to whole blocks."""
+        return (self._moved_bytes + BLOCK * sum(self._cached.values())) // self._element_size
 
     def __torch_dispatch__(
         self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
@@ -54,13 +75,51 @@ class Counting(TorchDispatchMode):
             storage = tensor.untyped_storage()
             if storage._cdata not in known and storage.nbytes() >= self.size * tensor.element_size():
                 self.allocations += 1
-        elements = max((tensor.numel() for tensor in (*inputs, *outputs)), default=0)
-        if elements >= self.size:
-            if function in PER_ELEMENT:
-                self.operations += PER_ELEMENT[function] * elements
-            elif not function.is_view:
-                self.unknown.add(str(function))
+        if function.is_view:
+            return result
+        self.launches += 1
+        large = [tensor for tensor in (*inputs, *outputs) if tensor.numel() >= self.size]
+        if large:
+            self._element_size = large[0].element_size()
+            self._count_operations(function, inputs, max(tensor.numel() for tensor in large))
+            self._count_traffic(function, args, kwargs or {}, outputs)
         return result
+
+    def _count_operations(self, function: Any, inputs: list[Tensor], elements: int) -> None:
+        if function in PER_ELEMENT:
+            self.operations += PER_ELEMENT[function] * elements
+        elif function in PRODUCTS:
+            left, right = inputs[-2:]
+            self.operations += 2 * left.numel() * (right.shape[1] if right.dim() > 1 else 1)
+        elif not str(function).startswith("aten.empty"):
+            self.unknown.add(str(function))
+
+    def _count_traffic(
+        self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outputs: list[Tensor]
+    ) -> None:
+        if str(function).startswith("aten.empty"):  # allocates, touches nothing
+            return
+        written = {id(tensor) for tensor in outputs}
+        overwritten = kwargs.get("out"), args[0] if function is aten.copy_.default else None
+        for tensor in tree_leaves((args, kwargs)):
+            if isinstance(tensor, Tensor) and not any(tensor is target for target in overwritten):
+                self._touch(tensor, write=id(tensor) in written)
+        for tensor in outputs:
+            self._touch(tensor, write=True, fetch=False)
+
+    def _touch(self, tensor: Tensor, *, write: bool, fetch: bool = True) -> None:
+        if tensor.numel() < self.size:
+            return
+        first = tensor.data_ptr()
+        for block in range(first // BLOCK, -(-(first + tensor.numel() * tensor.element_size()) // BLOCK)):
+            if block in self._cached:
+                self._cached.move_to_end(block)
+            elif fetch:
+                self._moved_bytes += BLOCK
+            self._cached[block] = self._cached.get(block, False) or write
+            if len(self._cached) > self.cache // BLOCK:
+                _, dirty = self._cached.popitem(last=False)
+                self._moved_bytes += BLOCK * dirty
 
 
 def count(function: Callable[[], object], size: int) -> Counting:

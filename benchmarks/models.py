@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.nn.utils.parametrizations import spectral_norm
@@ -65,3 +66,70 @@ class SNGANDiscriminator(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits, (n, 1)."""
         return self.score(F.relu(self.blocks(x)).sum((2, 3)))
+
+
+class _Attention(nn.Module):
+    """Self-attention over positions (Zhang et al., ICML 2019), as BigGAN has it after its first block."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.query = spectral_norm(nn.Conv2d(channels, channels // 8, 1, bias=False))
+        self.key = spectral_norm(nn.Conv2d(channels, channels // 8, 1, bias=False))
+        self.value = spectral_norm(nn.Conv2d(channels, channels // 2, 1, bias=False))
+        self.out = spectral_norm(nn.Conv2d(channels // 2, channels, 1, bias=False))
+        self.gain = nn.Parameter(torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        query, key, value = (part(x).flatten(2).mT for part in (self.query, self.key, self.value))
+        seen = (query @ key.mT).softmax(-1) @ value
+        return x + self.gain * self.out(seen.mT.unflatten(2, x.shape[2:]))
+
+
+class BigGANDiscriminator(nn.Module):
+    """BigGAN's discriminator for 128 x 128 images without classes (Brock et al., ICLR 2019, appendix B).
+
+    88 M parameters; it takes images of any size from 32 x 32 on.
+    """
+
+    def __init__(self, width: int = 96, channels: int = 3) -> None:
+        super().__init__()
+        sizes = [channels, *(width * times for times in (1, 2, 4, 8, 16, 16))]
+        blocks: list[nn.Module] = [_Block(a, b, downsample=i < 5) for i, (a, b) in enumerate(itertools.pairwise(sizes))]
+        self.blocks = nn.Sequential(blocks[0], _Attention(width), *blocks[1:])
+        self.score = spectral_norm(nn.Linear(16 * width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logits, (n, 1)."""
+        return self.score(F.relu(self.blocks(x)).sum((2, 3)))
+
+
+class TransformerWithHeads(nn.Module):
+    """A small transformer encoder and one linear head a task, each on the mean over the tokens."""
+
+    def __init__(self, heads: int = 4, width: int = 128, depth: int = 4) -> None:
+        super().__init__()
+        layer = nn.TransformerEncoderLayer(width, 4, 4 * width, dropout=0.0, batch_first=True, norm_first=True)
+        self.trunk = nn.TransformerEncoder(layer, depth, enable_nested_tensor=False)
+        self.heads = nn.ModuleList(nn.Linear(width, 10) for _ in range(heads))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(n, tokens, width) -> what the heads share, (n, width), and logits of ten classes for each task."""
+        shared = self.trunk(x).mean(1)
+        return shared, [head(shared) for head in self.heads]
+
+
+def dcgan_generator(width: int = 64, channels: int = 3, latent: int = 100) -> nn.Sequential:
+    """DCGAN's generator of 32 x 32 images from (n, latent, 1, 1)."""
+    return nn.Sequential(
+        nn.ConvTranspose2d(latent, 4 * width, 4, 1, 0, bias=False),
+        nn.BatchNorm2d(4 * width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(4 * width, 2 * width, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(2 * width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(2 * width, width, 4, 2, 1, bias=False),
+        nn.BatchNorm2d(width),
+        nn.ReLU(),
+        nn.ConvTranspose2d(width, channels, 4, 2, 1),
+        nn.Tanh(),
+    )

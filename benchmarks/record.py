@@ -1,7 +1,8 @@
-"""What every benchmark writes beside its figure: the machine, the versions and the command that made it."""
+"""What every benchmark writes beside its figure: machine, versions and command; and the options that all share."""
 
 from __future__ import annotations
 
+import argparse
 import os
 import platform
 import shlex
@@ -16,9 +17,11 @@ import gradweight
 
 
 def machine_record() -> dict[str, Any]:
-    """Plain values for JSON: CPU, cores that this process may use, GPU if any, versions, date (UTC), command."""
+    """Plain values for JSON: CPU, cores that this process may use, load average, GPU, versions, date (UTC), command."""
     return {
         "cpu": _cpu_model(),
+        "threads": torch.get_num_threads(),
+        "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
         "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
         "system": f"{platform.system()} {platform.machine()}",
@@ -28,6 +31,22 @@ def machine_record() -> dict[str, Any]:
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
     }
+
+
+def device_arguments(parser: argparse.ArgumentParser, out: Path) -> argparse.Namespace:
+    """Parse the command line with the options that every measurement of cost has.
+
+    Results from a GPU go to a folder of their own, ``cuda`` in ``out``, so that they never mix with those of a CPU.
+    """
+    parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda")
+    parser.add_argument("--seconds", type=float, default=float("inf"), help="no round of a cell starts after these")
+    parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, the smaller sizes")
+    parser.add_argument("--out", type=Path, default=None, help="where results go")
+    arguments = parser.parse_args()
+    if arguments.out is None:
+        arguments.out = out if arguments.device.type == "cpu" else out / arguments.device.type
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    return arguments
 
 
 def _cpu_model() -> str:

@@ -3,13 +3,23 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+import torch
+
+from benchmarks import __main__ as everything
+from benchmarks import tables
+from benchmarks.counting import Counting, count
+from benchmarks.overhead import combination
+from benchmarks.peak import peak_bytes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,6 +36,16 @@ def run(script: str, *arguments: str) -> str:
     )
     assert finished.returncode == 0, finished.stderr[-2000:]
     return finished.stdout
+
+
+def run_here(monkeypatch: pytest.MonkeyPatch, script: str, out: Path, *arguments: str) -> dict[str, Any]:
+    """What the script writes; run in this process, which has torch loaded already."""
+    monkeypatch.setattr(sys, "argv", [f"benchmarks/{script}.py", *arguments, "--out", str(out)])
+    importlib.import_module(f"benchmarks.{script}").main()
+    machine(out / f"{script}.json")
+    assert (out / f"{script}.png").stat().st_size > 5_000
+    written: dict[str, Any] = json.loads((out / f"{script}.json").read_text())
+    return written
 
 
 def machine(path: Path) -> dict[str, object]:
@@ -55,10 +75,107 @@ def test_pinn(tmp_path: Path) -> None:
 
 
 @pytest.mark.filterwarnings("ignore")
-def test_step(tmp_path: Path) -> None:
-    table = run("step.py", "--cells", "mlp", "--rounds", "4", "--out", str(tmp_path))
-    (cell,) = json.loads((tmp_path / "step.json").read_text())["results"]
-    assert cell["ratio_quartiles"]["summed loss"] == [1, 1, 1]
-    assert all(name in table for name in cell["ratio_quartiles"])
-    machine(tmp_path / "step.json")
-    assert (tmp_path / "step.png").exists()
+def test_step(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for cell in ("pinn", "mlp"):
+        results = run_here(monkeypatch, "step", tmp_path, "--cells", cell, "--rounds", "2")["results"]
+    assert [result["cell"] for result in results] == ["mlp", "pinn"]  # a cell that was measured before is kept
+    for result in results:
+        assert result["ratio_quartiles"]["summed loss"] == [1, 1, 1]
+        assert not [name for name in result["failed"] if name.startswith("gradweight")]
+        assert {"cpu", "torch", "date"} <= result["machine"].keys()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_memory_is_at_the_floor_where_the_gradients_are_the_peak(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (mlp,) = run_here(monkeypatch, "memory", tmp_path, "--cells", "mlp", "--variants", "AngleBisector,paper")["results"]
+    extra = mlp["extra_in_parameters"]
+    # the summed loss has its peak in the last gradients and the activations; so have we, and one row more
+    assert extra["gradweight AngleBisector, in place"] <= mlp["floor_in_place"]
+    assert extra["gradweight AngleBisector"] <= mlp["floor_kept"]
+    assert extra["Algorithm 1 as in the paper's text"] > mlp["floor_kept"]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = run_here(monkeypatch, "losses", tmp_path, "--ms", "1,2", "--rounds", "2")["results"]
+    assert [(r["problem"], r["m"]) for r in results] == [
+        (problem, m) for problem in ("shared trunk", "disjoint graphs") for m in (1, 2)
+    ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_advas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (plane,) = run_here(monkeypatch, "advas", tmp_path, "--cells", "plane", "--rounds", "2")["results"]
+    assert plane["largest_difference_in_float64"] < 1e-12
+    peak = plane["peak_bytes"]
+    assert peak["penalty of terms"] < peak["penalty of a function"] < peak["own loss + penalty by hand, backward()"]
+
+
+def test_overhead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    record = run_here(monkeypatch, "overhead", tmp_path, "--ks", "1e4,1e5", "--ms", "2,3", "--rounds", "2")
+    assert [(r["m"], r["k"], r["operations"]) for r in record["sizes"]] == [
+        (2, 10**4, 9),
+        (2, 10**5, 9),
+        (3, 10**4, 17),
+        (3, 10**5, 17),
+    ]
+    assert not any(r["not_counted"] or r["allocations"] for r in record["sizes"])
+    assert [r["tensors"] for r in record["tensors"]] == [1, 10, 100, 1000]
+
+
+@pytest.mark.parametrize("m", [2, 4])
+def test_the_combination_moves_each_gradient_twice_and_the_direction_once(m: int) -> None:
+    k = 3_000_000  # two gradients do not fit the modelled cache together
+    counted = count(combination(k, m, 1, torch.device("cpu")), 500)
+    assert counted.operations == (m * (m + 1) + 2 * m - 1) * k
+    # what the cache still holds from the Gram matrix is not read again, what it writes is a block of 4,096 at a time
+    assert counted.moved <= (2 * m + 1) * k * 1.02
+    assert counted.moved > (m + 1) * k
+    assert counted.allocations == 0
+    assert not counted.unknown
+
+
+def test_traffic_is_what_a_cache_has_to_fetch_and_write_back() -> None:
+    n = 2**16
+    a, b = torch.randn(n), torch.randn(n)
+    inside, outside = 4 * 4 * n, 4 * n // 4  # bytes: all fits, little fits
+
+    def moved(run: Any, cache: int) -> float:
+        with Counting(500, cache) as counting:
+            run()
+        return counting.moved / n
+
+    def twice() -> None:
+        torch.dot(a, b)
+        torch.dot(a, b)
+
+    assert moved(twice, inside) == pytest.approx(2, abs=0.2)  # blocks at the ends
+    assert moved(twice, outside) == pytest.approx(4, abs=0.4)
+    assert moved(lambda: a.copy_(b), inside) == pytest.approx(2, abs=0.2)
+    assert moved(lambda: a.add_(b), inside) == pytest.approx(3, abs=0.3)
+
+
+def test_the_peak_is_what_was_held_at_once() -> None:
+    def run() -> None:
+        first = torch.ones(1000)
+        del first
+        second, third = torch.ones(2000), torch.ones(3000)
+        del second, third
+        torch.ones(4000)
+
+    assert peak_bytes(run) == 5000 * 4
+
+
+def test_all_of_it_fits_the_time_that_is_promised() -> None:
+    assert sum(seconds or 0 for _, _, seconds in everything.QUICK) <= 600
+    assert sum(seconds or 0 for _, _, seconds in everything.CUDA) <= 480
+    assert all(seconds for _, _, seconds in everything.QUICK + everything.CUDA)
+    assert {script for script, _, _ in everything.QUICK} == {script for script, _, _ in everything.CUDA}
+
+
+def test_the_page_about_speed_says_what_was_measured() -> None:
+    page = tables.PAGE.read_text()
+    assert tables.filled(page) == page, "run python benchmarks/tables.py"
+    assert {*tables.TABLES, "targets"} == set(re.findall(r"<!-- table: (\w+) -->", page))

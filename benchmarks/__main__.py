@@ -1,0 +1,81 @@
+"""All measurements of what gradweight costs, one after the other.
+
+    python -m benchmarks --quick           # under ten minutes on two cores
+    python -m benchmarks                   # the numbers of docs/speed.md; an hour on two cores
+    python -m benchmarks --device cuda     # under eight minutes on a GPU
+
+Quick runs write below ``build/benchmarks/``, so that they replace no number that is cited. In quick mode and
+on a GPU every script has a time of its own, after which it is stopped; what it has written by then stays. Full runs
+on a CPU compile what can be compiled and take the time that they take.
+"""
+
+from __future__ import annotations
+
+import argparse
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+
+# script, options, seconds
+Plan = list[tuple[str, list[str], float | None]]
+
+QUICK: Plan = [
+    ("overhead", ["--quick", "--memory", "1", "--ms", "2,4,16", "--seconds", "3"], 90),
+    ("step", ["--quick", "--seconds", "20"], 210),
+    ("memory", ["--quick"], 100),
+    ("losses", ["--quick", "--ms", "1,2,4,8,16", "--seconds", "6"], 100),
+    ("advas", ["--quick", "--seconds", "10"], 60),
+]
+FULL: Plan = [
+    ("overhead", ["--memory", "4"], None),
+    ("step", ["--compiled"], None),
+    ("memory", [], None),
+    ("losses", [], None),
+    ("advas", [], None),
+]
+CUDA: Plan = [
+    ("overhead", ["--device", "cuda", "--memory", "40", "--ms", "2,3,4,8,16", "--seconds", "1.5"], 100),
+    ("step", ["--device", "cuda", "--seconds", "12"], 150),
+    ("memory", ["--device", "cuda"], 50),
+    ("losses", ["--device", "cuda", "--seconds", "3"], 60),
+    ("advas", ["--device", "cuda", "--seconds", "8"], 40),
+    ("step", ["--device", "cuda", "--seconds", "8", "--cells", "mlp", "--compiled"], 70),
+]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--quick", action="store_true", help="few rounds and small sizes")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--only", default=None, help="comma-separated scripts: overhead, step, memory, losses, advas")
+    parser.add_argument("--out", type=Path, default=None, help="a folder for all results")
+    arguments = parser.parse_args()
+    plan = CUDA if arguments.device == "cuda" else QUICK if arguments.quick else FULL
+    if arguments.only:
+        plan = [part for part in plan if part[0] in arguments.only.split(",")]
+    out = arguments.out or (HERE.parent / "build" / "benchmarks" if arguments.quick else None)
+
+    outcomes = []
+    for script, options, seconds in plan:
+        command = [sys.executable, str(HERE / f"{script}.py"), *options]
+        if arguments.quick and "--quick" not in options:
+            command.append("--quick")
+        if out is not None:
+            command += ["--out", str(out / script / ("cuda" if arguments.device == "cuda" else ""))]
+        print(f"\n=== {script} {' '.join(options)}", flush=True)
+        start = time.perf_counter()
+        try:
+            code = subprocess.run(command, timeout=seconds, check=False).returncode
+            outcome = "done" if code == 0 else f"failed with exit code {code}"
+        except subprocess.TimeoutExpired:
+            outcome = f"stopped at its limit of {seconds} s; what it had written stays"
+        outcomes.append(f"{script:9} {time.perf_counter() - start:6.0f} s  {outcome}")
+    print("\n" + "\n".join(outcomes))
+    sys.exit(any("failed" in outcome for outcome in outcomes))
+
+
+if __name__ == "__main__":
+    main()
