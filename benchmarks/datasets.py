@@ -1,0 +1,126 @@
+"""The images that the studies train on, read from files that are already there: nothing is downloaded.
+
+Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv:1708.07747, MIT licence) is a Debian package, ``apt install
+dataset-fashion-mnist``, and otherwise four IDX files in a folder. CIFAR-10 and STL-10 are read from a folder with
+their authors' binary versions. All come as 32 x 32 pixels: Fashion-MNIST's 28 with a black margin, STL-10's 96 averaged
+down.
+"""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+SIZE = 32
+DEBIAN = Path("/usr/share/datasets/fashion-mnist")
+
+
+@dataclass(frozen=True)
+class Images:
+    """Bytes, (n, channels, 32, 32), and what they show: `samples` to train a GAN on, the rest to judge it by."""
+
+    samples: Tensor
+    train: Tensor
+    train_labels: Tensor
+    test: Tensor
+    test_labels: Tensor
+
+    @property
+    def channels(self) -> int:
+        """1 for grey, 3 for colour."""
+        return self.samples.shape[1]
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """Bytes to floats in [-1, 1], the range of tanh."""
+    return images.float() / 127.5 - 1
+
+
+def read_idx(path: Path) -> Tensor:
+    """The array of bytes in an IDX file, or in one that is gzipped.
+
+    Raises:
+        ValueError: not an IDX file of unsigned bytes, or one that is cut off.
+    """
+    raw = gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes()
+    # two zero bytes, the type of the entries (8: unsigned byte), the number of dimensions, each size in 4 bytes
+    if len(raw) < 4 or raw[:3] != b"\0\0\x08":
+        raise ValueError(f"{path} must be an IDX file of unsigned bytes; it starts with {raw[:4].hex(' ')}")
+    start = 4 + 4 * raw[3]
+    shape = np.frombuffer(raw[4:start], ">u4").astype(int)
+    if len(raw) != start + shape.prod():
+        raise ValueError(f"{path} should hold {start + shape.prod()} bytes for shape {(*shape,)}; got {len(raw)}")
+    return torch.from_numpy(np.frombuffer(raw, np.uint8, offset=start).reshape(shape).copy())
+
+
+def fashion_mnist(folder: Path | None) -> Images:
+    """Fashion-MNIST from its IDX files, or any other set that comes in files of those names (MNIST does)."""
+    where = folder or DEBIAN
+
+    def read(name: str) -> Tensor:
+        for path in (where / name, where / f"{name}.gz"):
+            if path.exists():
+                return read_idx(path)
+        raise FileNotFoundError(
+            f"{where} has no {name}(.gz): `apt install dataset-fashion-mnist` puts Fashion-MNIST into {DEBIAN}, "
+            "and --data FOLDER reads the four IDX files from elsewhere"
+        )
+
+    def images(name: str) -> Tensor:
+        x = read(name)
+        margin = SIZE - x.shape[-1]
+        return F.pad(x.unsqueeze(1), (margin // 2, margin - margin // 2) * 2)
+
+    train, test = images("train-images-idx3-ubyte"), images("t10k-images-idx3-ubyte")
+    labels = read("train-labels-idx1-ubyte"), read("t10k-labels-idx1-ubyte")
+    return Images(train, train, labels[0].long(), test, labels[1].long())
+
+
+def cifar10(folder: Path | None) -> Images:
+    """CIFAR-10 from ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``."""
+
+    def read(name: str) -> tuple[Tensor, Tensor]:
+        rows = np.frombuffer(_bytes(folder, name, "cifar-10-binary"), np.uint8).reshape(-1, 1 + 3 * 32 * 32)
+        return torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(rows[:, 0].astype(int))
+
+    parts = [read(f"data_batch_{i}.bin") for i in range(1, 6)]
+    train, labels = torch.cat([x for x, _ in parts]), torch.cat([y for _, y in parts])
+    return Images(train, train, labels, *read("test_batch.bin"))
+
+
+def stl10(folder: Path | None) -> Images:
+    """STL-10 from its five binary files; the 100,000 images without labels are the samples."""
+
+    def read(name: str) -> Tensor:
+        # pixels go down the columns first
+        raw = np.frombuffer(_bytes(folder, name, "stl10_binary"), np.uint8).reshape(-1, 3, 96, 96)
+        parts = torch.from_numpy(raw.copy()).transpose(2, 3).split(5000)
+        small = [F.interpolate(part.float(), SIZE, mode="area") for part in parts]
+        return torch.cat([part.round().to(torch.uint8) for part in small])
+
+    def labels(name: str) -> Tensor:
+        return torch.from_numpy(np.frombuffer(_bytes(folder, name, "stl10_binary"), np.uint8).astype(int) - 1)
+
+    return Images(
+        read("unlabeled_X.bin"), read("train_X.bin"), labels("train_y.bin"), read("test_X.bin"), labels("test_y.bin")
+    )
+
+
+def _bytes(folder: Path | None, name: str, archive: str) -> bytes:
+    if folder is None or not (folder / name).exists():
+        raise FileNotFoundError(f"{folder or '--data FOLDER'} must have {name}, from its authors' archive {archive}")
+    return (folder / name).read_bytes()
+
+
+DATASETS: dict[str, Callable[[Path | None], Images]] = {
+    "fashion-mnist": fashion_mnist,
+    "cifar10": cifar10,
+    "stl10": stl10,
+}

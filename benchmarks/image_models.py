@@ -1,0 +1,137 @@
+"""The networks of the image studies, for 32 x 32 pixels: DCGAN, with batch norm or not, and SN-GAN.
+
+Each is as in its paper at its default width. `models.py` has the discriminators that only timings need; these are
+built from them.
+"""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.nn.utils.parametrizations import spectral_norm
+
+from gradweight.gan import GANLoss, Hinge, Vanilla
+
+if __package__:
+    from .models import SNGANDiscriminator, dcgan_discriminator
+else:
+    from models import SNGANDiscriminator, dcgan_discriminator
+
+NOISE = 128
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How a pair of networks is trained: the loss, Adam's betas, discriminator steps for each of the generator."""
+
+    loss: GANLoss
+    inside_advas: GANLoss
+    betas: tuple[float, float]
+    discriminator_steps: int
+    rate: float = 2e-4
+
+
+SETTINGS = {
+    "dcgan": Setting(Vanilla(), Vanilla(), (0.5, 0.999), 1),
+    "sngan": Setting(Hinge(), Hinge(truncated=False), (0.0, 0.9), 3),
+}
+
+
+def networks(name: str, width: int, channels: int) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator of a setting, freshly initialised."""
+    if name == "dcgan":
+        return dcgan_generator(width, channels), dcgan(width, channels, batch_norm=True)
+    return SNGANGenerator(width, channels), sngan(width, channels)
+
+
+def dcgan_generator(width: int = 64, channels: int = 1) -> nn.Sequential:
+    """DCGAN's generator (Radford, Metz, Chintala, ICLR 2016): noise (n, 128) to images (n, channels, 32, 32)."""
+    layers: list[nn.Module] = [nn.Unflatten(1, (NOISE, 1, 1)), nn.ConvTranspose2d(NOISE, 4 * width, 4, bias=False)]
+    for inputs, outputs in itertools.pairwise((4 * width, 2 * width, width)):
+        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)]
+    layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh()]
+    return _initialised(nn.Sequential(*layers))
+
+
+def dcgan(width: int = 64, channels: int = 1, *, batch_norm: bool = True) -> nn.Sequential:
+    """DCGAN's discriminator; without batch norm, each convolution that had one gets a bias instead.
+
+    Batch norm undoes the scale of DCGAN's small initial weights. Without it a narrow network would start at logits that
+    hardly depend on the image, so there the weights start as Kaiming's rule for LeakyReLU has them.
+    """
+    net = dcgan_discriminator(width, channels)
+    if not batch_norm:
+        for i, layer in enumerate(net):
+            if isinstance(layer, nn.BatchNorm2d):
+                before = net[i - 1]
+                net[i - 1] = nn.Conv2d(before.in_channels, before.out_channels, 4, 2, 1)
+                net[i] = nn.Identity()
+        for layer in net:
+            if isinstance(layer, nn.Conv2d):
+                nn.init.kaiming_normal_(layer.weight, 0.2)
+                nn.init.zeros_(layer.bias)
+        return net
+    return _initialised(net)
+
+
+def _initialised(net: nn.Sequential) -> nn.Sequential:
+    """DCGAN's own start: weights of standard deviation 0.02, no biases."""
+    for layer in net:
+        if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d)):
+            nn.init.normal_(layer.weight, 0.0, 0.02)
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+    return net
+
+
+class _UpBlock(nn.Module):
+    """A residual block of SN-GAN's generator, which doubles the size."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for _ in range(2))
+        self.convs = nn.ModuleList(nn.Conv2d(width, width, 3, padding=1) for _ in range(2))
+        self.shortcut = nn.Conv2d(width, width, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.convs[0](F.interpolate(F.relu(self.norms[0](x)), scale_factor=2))
+        # a 1 x 1 convolution and the repetition of pixels commute
+        return self.convs[1](F.relu(self.norms[1](y))) + F.interpolate(self.shortcut(x), scale_factor=2)
+
+
+class SNGANGenerator(nn.Module):
+    """SN-GAN's residual generator (Miyato et al., ICLR 2018, table 4): noise (n, 128) to images of 32 x 32."""
+
+    def __init__(self, width: int = 256, channels: int = 1) -> None:
+        super().__init__()
+        self.width = width
+        self.dense = nn.Linear(NOISE, width * 4 * 4)
+        self.blocks = nn.Sequential(*(_UpBlock(width) for _ in range(3)))
+        self.out = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1), nn.Tanh())
+
+    def forward(self, noise: Tensor) -> Tensor:
+        """Images in [-1, 1], (n, channels, 32, 32)."""
+        return self.out(self.blocks(self.dense(noise).reshape(-1, self.width, 4, 4)))
+
+
+class _FirstBlock(nn.Module):
+    """The block that sees the image: no ReLU before it, which would take every dark pixel away."""
+
+    def __init__(self, channels: int, width: int) -> None:
+        super().__init__()
+        self.first = spectral_norm(nn.Conv2d(channels, width, 3, padding=1))
+        self.second = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
+        self.shortcut = spectral_norm(nn.Conv2d(channels, width, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.avg_pool2d(self.second(F.relu(self.first(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+
+
+def sngan(width: int = 128, channels: int = 1) -> SNGANDiscriminator:
+    """SN-GAN's residual discriminator with the first block that its authors' code has."""
+    net = SNGANDiscriminator(width, channels)
+    net.blocks[0] = _FirstBlock(channels, width)
+    return net
