@@ -1,12 +1,10 @@
 """The networks of the image studies, for 32 x 32 pixels: DCGAN, with batch norm or not, and SN-GAN.
 
-Each is as in its paper at its default width. `models.py` has the discriminators that only timings need; these are
-built from them.
+Each is as in its paper at its default width. They are built from the ones in `models.py`, which the timings use.
 """
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 from torch import Tensor, nn
@@ -16,9 +14,9 @@ from torch.nn.utils.parametrizations import spectral_norm
 from gradweight.gan import GANLoss, Hinge, Vanilla
 
 if __package__:
-    from .models import SNGANDiscriminator, dcgan_discriminator
+    from . import models
 else:
-    from models import SNGANDiscriminator, dcgan_discriminator
+    import models
 
 NOISE = 128
 
@@ -49,11 +47,7 @@ def networks(name: str, width: int, channels: int) -> tuple[nn.Module, nn.Module
 
 def dcgan_generator(width: int = 64, channels: int = 1) -> nn.Sequential:
     """DCGAN's generator (Radford, Metz, Chintala, ICLR 2016): noise (n, 128) to images (n, channels, 32, 32)."""
-    layers: list[nn.Module] = [nn.Unflatten(1, (NOISE, 1, 1)), nn.ConvTranspose2d(NOISE, 4 * width, 4, bias=False)]
-    for inputs, outputs in itertools.pairwise((4 * width, 2 * width, width)):
-        layers += [nn.BatchNorm2d(inputs), nn.ReLU(), nn.ConvTranspose2d(inputs, outputs, 4, 2, 1, bias=False)]
-    layers += [nn.BatchNorm2d(width), nn.ReLU(), nn.ConvTranspose2d(width, channels, 4, 2, 1), nn.Tanh()]
-    return _initialised(nn.Sequential(*layers))
+    return _initialised(nn.Sequential(nn.Unflatten(1, (NOISE, 1, 1)), *models.dcgan_generator(width, channels, NOISE)))
 
 
 def dcgan(width: int = 64, channels: int = 1, *, batch_norm: bool = True) -> nn.Sequential:
@@ -62,7 +56,7 @@ def dcgan(width: int = 64, channels: int = 1, *, batch_norm: bool = True) -> nn.
     Batch norm undoes the scale of DCGAN's small initial weights. Without it a narrow network would start at logits that
     hardly depend on the image, so there the weights start as Kaiming's rule for LeakyReLU has them.
     """
-    net = dcgan_discriminator(width, channels)
+    net = models.dcgan_discriminator(width, channels)
     if not batch_norm:
         for i, layer in enumerate(net):
             if isinstance(layer, nn.BatchNorm2d):
@@ -130,8 +124,8 @@ class _FirstBlock(nn.Module):
         return F.avg_pool2d(self.second(F.relu(self.first(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
 
 
-def sngan(width: int = 128, channels: int = 1) -> SNGANDiscriminator:
+def sngan(width: int = 128, channels: int = 1) -> models.SNGANDiscriminator:
     """SN-GAN's residual discriminator with the first block that its authors' code has."""
-    net = SNGANDiscriminator(width, channels)
+    net = models.SNGANDiscriminator(width, channels)
     net.blocks[0] = _FirstBlock(channels, width)
     return net

@@ -23,13 +23,11 @@ the clock on a GPU, where several runs share it with `--workers` and slow each o
 from __future__ import annotations
 
 import argparse
-import csv
 import functools
 import json
 import math
 import multiprocessing
 import os
-import statistics
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -37,41 +35,25 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 import torch
-from torch import Tensor, nn
 from tqdm import tqdm
-
-from gradweight import MultiObjectiveGradient
-from gradweight.gan import advas_penalty, probability_scores
-from gradweight.rules import AdaptiveWeights, AdvAs
 
 if __package__:
     from .classifier import METRICS, Judge, trained
-    from .datasets import DATASETS, Images, to_unit
-    from .image_models import NOISE, SETTINGS, Setting, networks
+    from .datasets import DATASETS, Images
+    from .image_models import NOISE, SETTINGS, networks
+    from .image_report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
+    from .image_training import METHODS, sample, to_bytes, train
     from .record import machine_record
-    from .ring_intervals import mean_and_margin
 else:
     from classifier import METRICS, Judge, trained
-    from datasets import DATASETS, Images, to_unit
-    from image_models import NOISE, SETTINGS, Setting, networks
+    from datasets import DATASETS, Images
+    from image_models import NOISE, SETTINGS, networks
+    from image_report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
+    from image_training import METHODS, sample, to_bytes, train
     from record import machine_record
-    from ring_intervals import mean_and_margin
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-# the rule of the discriminator's two losses, if any, and whether the generator has the penalty
-METHODS: dict[str, tuple[AdaptiveWeights | None, bool]] = {
-    "plain": (None, False),
-    "aw": (AdaptiveWeights(), False),
-    "AdvAs": (None, True),
-    "both": (AdaptiveWeights(), True),
-}
-COLOURS = dict(zip(METHODS, ["#555555", "#0072b2", "#d55e00", "#009e73"], strict=True))
-LABELS = {"dcgan": "DCGAN", "sngan": "SN-GAN"}
 COLUMNS = ("network", "method", "seed", "step", "seconds", *METRICS)
 
 
@@ -99,58 +81,7 @@ SIZES = {
 }
 
 
-# ---- training
-
-
-def train(
-    nets: tuple[nn.Module, nn.Module],
-    setting: Setting,
-    method: tuple[AdaptiveWeights | None, bool],
-    data: Tensor,
-    steps: int,
-    batch: int,
-    seed: int,
-) -> Iterator[int]:
-    """Train both networks; yields the number of generator steps taken after each."""
-    generator, discriminator = nets
-    rule, assisted = method
-    device, random = data.device, torch.Generator().manual_seed(seed)
-    phi = dict(discriminator.named_parameters())
-    fused = {"lr": setting.rate, "betas": setting.betas, "fused": True}
-    d_opt: torch.optim.Optimizer = torch.optim.Adam(phi.values(), **fused)
-    g_opt: torch.optim.Optimizer = torch.optim.Adam(generator.parameters(), **fused)
-    if rule is not None:
-        d_opt = MultiObjectiveGradient(d_opt, rule)
-    if assisted:
-        g_opt = MultiObjectiveGradient(g_opt, AdvAs())
-
-    def noise() -> Tensor:
-        return torch.randn(batch, NOISE, generator=random).to(device, non_blocking=True)
-
-    for step in range(1, steps + 1):
-        for _ in range(setting.discriminator_steps):
-            real = to_unit(data[torch.randint(len(data), (batch,), generator=random).to(device)])
-            with torch.no_grad():
-                fake = generator(noise())
-            d_opt.zero_grad()
-            logits = discriminator(real), discriminator(fake)
-            losses = setting.loss.discriminator(*logits)
-            if isinstance(d_opt, MultiObjectiveGradient):
-                d_opt.backward(losses, **probability_scores(*logits))
-            else:
-                sum(losses.values(), torch.zeros((), device=device)).backward()
-            d_opt.step()
-
-        g_opt.zero_grad()
-        fake_logits = discriminator(generator(noise()))
-        losses = setting.loss.generator(fake_logits)
-        if isinstance(g_opt, MultiObjectiveGradient):
-            inside = setting.inside_advas.discriminator(discriminator(real), fake_logits)
-            g_opt.backward(losses | {"advas": advas_penalty(inside, phi)})
-        else:
-            sum(losses.values(), torch.zeros((), device=device)).backward(inputs=list(generator.parameters()))
-        g_opt.step()
-        yield step
+# ---- one run
 
 
 @dataclass(frozen=True)
@@ -210,19 +141,6 @@ def now(device: str) -> float:
     return time.perf_counter()
 
 
-@torch.no_grad()
-def sample(generator: nn.Module, noise: Tensor) -> Tensor:
-    """Images in [-1, 1], by the running statistics of batch norm."""
-    generator.eval()
-    images = torch.cat([generator(part) for part in torch.split(noise, 500)])
-    generator.train()
-    return images
-
-
-def to_bytes(images: Tensor) -> np.ndarray:
-    return ((images + 1) * 127.5).round().clamp(0, 255).to(torch.uint8).cpu().numpy()
-
-
 def write(job: Job, step: int, seconds: float, metrics: dict[str, float]) -> None:
     """Append one row; a single short write, so that rows of several processes do not mix."""
     values = [f"{metrics[name]:.6g}" for name in METRICS]
@@ -234,156 +152,6 @@ def write(job: Job, step: int, seconds: float, metrics: dict[str, float]) -> Non
 
 def start_worker() -> None:
     torch.set_num_threads(1)  # the runs are what is parallel
-
-
-# ---- what came out
-
-Row = dict[str, Any]
-
-
-def read(path: Path) -> list[Row]:
-    """The rows of runs.csv with numbers as numbers."""
-    if not path.exists():
-        return []
-    with path.open(newline="") as file:
-        return [
-            {
-                k: v if k in ("network", "method") else int(v) if k in ("seed", "step") else float(v)
-                for k, v in r.items()
-            }
-            for r in csv.DictReader(file)
-        ]
-
-
-def finished(rows: list[Row], size: Size) -> list[Row]:
-    """The rows of the runs that have reached their last step."""
-    ends = {(r["network"], r["method"], r["seed"]) for r in rows if r["step"] == size.steps[r["network"]]}
-    return [r for r in rows if (r["network"], r["method"], r["seed"]) in ends]
-
-
-def summarise(rows: list[Row], size: Size) -> dict[str, Any]:
-    """Mean and 95% margin at the last step, and of the difference to plain over paired seeds, by network and method."""
-    summary: dict[str, Any] = {}
-    for network in dict.fromkeys(r["network"] for r in rows):
-        last = [r for r in rows if r["network"] == network and r["step"] == size.steps[network]]
-        plain = {r["seed"]: r for r in last if r["method"] == "plain"}
-        for method in [m for m in METHODS if any(r["method"] == m for r in last)]:
-            own = {r["seed"]: r for r in last if r["method"] == method}
-            entry: dict[str, Any] = {"seeds": sorted(own)}
-            entry["seconds per generator step"] = round(
-                statistics.median(r["seconds"] for r in own.values()) / size.steps[network], 5
-            )
-            for name in METRICS:
-                entry[name] = mean_and_margin([r[name] for r in own.values()])
-            paired = [s for s in sorted(own) if s in plain]
-            if method != "plain" and paired:
-                entry["minus plain"] = {
-                    name: mean_and_margin([own[s][name] - plain[s][name] for s in paired]) for name in METRICS
-                }
-            summary.setdefault(LABELS[network], {})[method] = entry
-    return summary
-
-
-def report(summary: dict[str, Any], floor: dict[str, float]) -> str:
-    """The table, in Markdown, and what can be said about the differences."""
-    lines = [
-        "| network | method | seeds | " + " | ".join(METRICS.values()) + " | s per generator step |",
-        "|" + " --- |" * (len(METRICS) + 4),
-    ]
-    for network, methods in summary.items():
-        for method, entry in methods.items():
-            cells = ["{:.3g} ± {:.2g}".format(*entry[name]) for name in METRICS]
-            lines.append(
-                f"| {network} | {method} | {len(entry['seeds'])} | {' | '.join(cells)} "
-                f"| {entry['seconds per generator step']:.3g} |"
-            )
-    lines.append(f"| real images | | | {' | '.join(f'{floor[name]:.3g}' for name in METRICS)} | |")
-    for network, methods in summary.items():
-        for method, entry in methods.items():
-            if "minus plain" in entry:
-                mean, margin = entry["minus plain"]["classifier_fid"]
-                verdict = "no clear difference" if not abs(mean) > margin else "lower" if mean < 0 else "higher"
-                lines.append(
-                    f"{network}, {method} minus plain over {len(entry['seeds'])} paired seeds: classifier-FID "
-                    f"{mean:+.3g} [{mean - margin:+.3g}, {mean + margin:+.3g}], {verdict}"
-                )
-    return "\n".join(lines)
-
-
-INK, GREY = "#333333", "#bbbbbb"
-STYLE = {"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY}
-
-
-def draw(rows: list[Row], floor: float, size: Size, path: Path) -> None:
-    """classifier-FID over generator steps and over training time, one row a network."""
-    shown = [n for n in LABELS if any(r["network"] == n for r in rows)]
-    figure, grid = plt.subplots(
-        len(shown), 2, figsize=(10, 0.6 + 3.2 * len(shown)), layout="constrained", squeeze=False, sharey="row"
-    )
-    unit, labels = "training time (s)", []
-    for network, axes in zip(shown, grid, strict=True):
-        for axis, column, label in zip(axes, ("step", "seconds"), ("generator steps", unit), strict=True):
-            ends = []
-            for method in METHODS:
-                own = [r for r in rows if (r["network"], r["method"]) == (network, method)]
-                if not own:
-                    continue
-                looks = sorted({r["step"] for r in own})
-                x = [statistics.fmean(r[column] for r in own if r["step"] == s) for s in looks]
-                values = [mean_and_margin([r["classifier_fid"] for r in own if r["step"] == s]) for s in looks]
-                mean, margin = np.array(values).T
-                axis.plot(x, mean, color=COLOURS[method], linewidth=1.8)
-                low = np.maximum(mean - margin, mean / 4)  # an interval of few seeds may reach below zero
-                axis.fill_between(x, low, mean + margin, color=COLOURS[method], alpha=0.12, linewidth=0)
-                ends.append((method, x[-1], mean[-1]))
-            axis.set_yscale("log")
-            axis.axhline(floor, color=GREY, linewidth=1, linestyle=":")
-            axis.set(xlabel=label, xlim=(0, None), ylim=(floor / 1.6, None))
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
-            labels.append((axis, ends))
-        seeds = len({r["seed"] for r in rows if r["network"] == network})
-        axes[0].set_ylabel("classifier-FID (not FID)")
-        axes[0].set_title(
-            f"{LABELS[network]}, width {size.widths[network]}: mean of {seeds} seeds, 95% interval",
-            loc="left",
-            fontsize=11,
-        )
-        for axis, ends in labels[-2:]:  # now that both have their range
-            name_lines(axis, ends)
-        axes[0].annotate("real images", (0.02, floor), xycoords=("axes fraction", "data"), color="#777777", va="bottom")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def name_lines(axis: Any, ends: list[tuple[str, float, float]]) -> None:
-    """Each line's name beside its end, pushed apart where they would overlap."""
-    low, high = np.log10(axis.get_ylim())
-    gap, last = (high - low) / 14, -math.inf
-    for method, x, y in sorted(ends, key=lambda e: e[2]):
-        last = max(math.log10(y), last + gap)
-        place = {"textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(method, (x, 10**last), (5, 0), color=COLOURS[method], va="center", fontsize=9, **place)
-
-
-def draw_samples(out: Path, images: Images, path: Path) -> None:
-    """Twelve images of the first seed for each network and method, from the same noise, under twelve real ones."""
-    found = [
-        (f"{LABELS[network]}\n{method}", np.load(file))
-        for network in LABELS
-        for method in METHODS
-        if (file := out / f"samples-{network}-{method}.npy").exists()
-    ]
-    rows = [("real", images.test[:12].numpy()), *found]
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 0.72 * len(rows)), layout="constrained", squeeze=False)
-    for (name, pictures), axis in zip(rows, axes[:, 0], strict=True):
-        strip = np.concatenate(list(pictures), axis=2).transpose(1, 2, 0)
-        axis.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
-        axis.set(xticks=[], yticks=[])
-        axis.spines[:].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
 
 
 # ---- the command
@@ -439,10 +207,10 @@ def main(words: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: what follows is of the runs that had finished; the same command goes on")
 
-    rows = finished(read(arguments.out / "runs.csv"), size)
+    rows = finished(read(arguments.out / "runs.csv"), size.steps)
     if not rows:
         parser.exit(1, "no run has finished\n")
-    summary = summarise(rows, size)
+    summary = summarise(rows, size.steps)
     print(report(summary, floor))
     record = {
         "machine": machine_record(),
@@ -456,9 +224,8 @@ def main(words: list[str] | None = None) -> None:
     }
     # a single seed has no interval, and JSON no NaN
     (arguments.out / "images.json").write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
-    with plt.rc_context(STYLE):
-        draw(rows, floor["classifier_fid"], size, arguments.out / "images.png")
-        draw_samples(arguments.out, images, arguments.out / "samples.png")
+    draw(rows, floor["classifier_fid"], size.widths, arguments.out / "images.png")
+    draw_samples(arguments.out, images, arguments.out / "samples.png")
 
 
 def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list[Row]:
@@ -470,7 +237,7 @@ def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list
             path.unlink(missing_ok=True)
     if file.exists() and json.loads(file.read_text()) != settings:
         raise SystemExit(f"{out} holds runs of another setting: take --out FOLDER, or --fresh to throw them away")
-    rows = finished(read(kept), size)
+    rows = finished(read(kept), size.steps)
     done = {f"{r['network']},{r['method']},{r['seed']}," for r in rows}
     lines = [line for line in kept.read_text().splitlines() if line.startswith(tuple(done))] if done else []
     kept.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")

@@ -17,12 +17,13 @@ import pytest
 import torch
 from torch import nn
 
+from benchmarks import angle_runs
 from benchmarks import angles as angle_study
 from benchmarks import images as image_study
 from benchmarks.classifier import METRICS, Classifier, Judge, trained
 from benchmarks.datasets import DATASETS, fashion_mnist, read_idx, to_unit
 from benchmarks.image_models import NOISE, SETTINGS, dcgan, networks
-from benchmarks.images import METHODS, train
+from benchmarks.image_training import METHODS, train
 
 ROOT = Path(__file__).resolve().parents[1]
 CIFAR = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
@@ -232,16 +233,16 @@ def test_angles_runs(folder: Path, tmp_path: Path) -> None:
 
 
 def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> None:
-    data, size = fashion_mnist(folder), angle_study.QUICK
-    rows = iter(angle_study.scores(data, size))
-    for norm in angle_study.NORMS:
+    data, size = fashion_mnist(folder), angle_runs.QUICK
+    rows = iter(angle_runs.scores(data, size))
+    for norm in angle_runs.NORMS:
         for seed in range(size.seeds):
-            pair = angle_study.Pair(data, size.width, angle_study.NORMS[norm], seed, rule=None)
+            pair = angle_runs.Pair(data, size.width, angle_runs.NORMS[norm], seed, rule=None)
             for _ in range(size.score_iterations):
                 row, (real, fake) = next(rows), pair.batch()
                 with torch.no_grad():
                     assert row["real before"] == float(pair.discriminator(real).mean())
-                angle_study.backward(pair.d_opt, pair.discriminator, real, fake)
+                angle_runs.backward(pair.d_opt, pair.discriminator, real, fake)
                 pair.d_opt.step()
                 with torch.no_grad():
                     assert row["fake original"] == float(pair.discriminator(fake).mean())
