@@ -45,18 +45,24 @@ SIZES = (2, 4, 8, 16)
 CURVE = "#c0392b"
 
 
-def caller(claims: Claims) -> Callable[[Any, Any, Any, Any], tuple[Any, Any]]:
-    """``(gram or rows, losses, step, state) -> (weights or direction, state)``, whatever the shape of the rule."""
+def caller(claims: Claims) -> Callable[..., tuple[Any, Any]]:
+    """``(gram or rows, losses, step, state, statistics) -> (weights or direction, state)``, for any shape of rule."""
     rule, declared = claims.rule, Signals.of(claims.rule)
 
-    def call(gram: Any, losses: Any, step: Any, state: Any) -> tuple[Any, Any]:
-        given = declared.select({"names": NAMES[: len(losses)], "losses": losses, "step": step})
+    def call(gram: Any, losses: Any, step: Any, state: Any, statistics: dict[str, Any]) -> tuple[Any, Any]:
+        given = {"names": NAMES[: len(losses)], "losses": losses, "step": step}
+        given = declared.select(given | statistics if declared.statistics else given)
         given |= {name: 0 * losses[0] + value for name, value in claims.signals.items()}
         if isinstance(rule, StatefulRule):
             return rule.update(gram, rule.init(gram) if state is None else state, **given)
         return (rule.combine if isinstance(rule, CoordinateRule) else rule)(gram, **given), None
 
     return call
+
+
+def statistics_of(rows: np.ndarray) -> dict[str, np.ndarray]:
+    """What a rule may ask for beside the Gram matrix, (m,) each."""
+    return {"max_abs": np.abs(rows).max(1), "mean_abs": np.abs(rows).mean(1)}
 
 
 def takes(claims: Claims, m: int) -> bool:
@@ -101,9 +107,9 @@ def trajectory(claims: Claims, start: np.ndarray, steps: int, lr: float) -> np.n
         # losses from which the rules that take logarithms see positive numbers; it changes no gradient
         shifted = losses + 25 * SCALES
         if isinstance(claims.rule, CoordinateRule):
-            direction, state = call(rows, shifted, step, state)
+            direction, state = call(rows, shifted, step, state, {})
         else:
-            weights, state = call(rows @ rows.T, shifted, step, state)
+            weights, state = call(rows @ rows.T, shifted, step, state, statistics_of(rows))
             direction = rows.T @ weights
         first, second = 0.9 * first + 0.1 * direction, 0.99 * second + 0.01 * direction**2
         corrected = first / (1 - 0.9 ** (step + 1)), second / (1 - 0.99 ** (step + 1))
@@ -241,7 +247,7 @@ def run_agreement(trials: int) -> None:
                 rows = rng.standard_normal((3, 5))
                 rows *= np.geomspace(1, 1 / ratio, 3)[:, None] / np.linalg.norm(rows, axis=1, keepdims=True)
                 gram = rows @ rows.T
-                ours, _ = call(gram, np.ones(3), trial, None)
+                ours, _ = call(gram, np.ones(3), trial, None, {})
                 other = theirs[claims.name](torch.tensor(gram)).detach().numpy()
                 directions = [rows.T @ ours, rows.T @ other]
                 units = [d / max(np.linalg.norm(d), 1e-300) for d in directions]
@@ -280,6 +286,8 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: t
         data = {"numpy": (rows @ rows.T, rng.uniform(0.5, 2, m).astype(np.float32), np.asarray(3))}
         data["torch"] = tuple(torch.tensor(x) for x in data["numpy"])
         coordinates = {"numpy": rows, "torch": torch.tensor(rows)}
+        statistics: dict[str, dict[str, Any]] = {"numpy": statistics_of(rows)}
+        statistics["torch"] = {name: torch.tensor(x) for name, x in statistics["numpy"].items()}
         theirs = peers(m)
         for claims in tqdm([c for c in CLAIMS if takes(c, m) and (not only or c.name in only)], desc=f"m = {m}"):
             call = caller(claims)
@@ -287,21 +295,23 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: t
                 kind: (coordinates[kind], *data[kind][1:]) if isinstance(claims.rule, CoordinateRule) else data[kind]
                 for kind in data
             }
-            state = {kind: call(*given[kind], None)[1] for kind in data}
+            state = {kind: call(*given[kind], None, statistics[kind])[1] for kind in data}
             contenders = {
-                "eager": lambda c=call, g=given["torch"], s=state["torch"]: c(*g, s),
-                "NumPy": lambda c=call, g=given["numpy"], s=state["numpy"]: c(*g, s),
+                "eager": lambda c=call, g=given["torch"], s=state["torch"], x=statistics["torch"]: c(*g, s, x),
+                "NumPy": lambda c=call, g=given["numpy"], s=state["numpy"], x=statistics["numpy"]: c(*g, s, x),
             }
             compile_seconds = None
             if compile_budget > 0 and claims.name not in too_slow:
                 torch.compiler.reset()
                 compiled = torch.compile(call, fullgraph=True, dynamic=False)
                 began = time.perf_counter()
-                compiled(*given["torch"], state["torch"])
+                compiled(*given["torch"], state["torch"], statistics["torch"])
                 compile_seconds = round(time.perf_counter() - began, 1)
                 if compile_seconds > compile_budget:
                     too_slow.add(claims.name)
-                contenders["compiled"] = lambda c=compiled, g=given["torch"], s=state["torch"]: c(*g, s)
+                contenders["compiled"] = lambda c=compiled, g=given["torch"], s=state["torch"], x=statistics["torch"]: (
+                    c(*g, s, x)
+                )
             if claims.name in theirs:
                 contenders["TorchJD"] = lambda w=theirs[claims.name], g=data["torch"][0]: w(g)
             for kind, times in interleaved(contenders, rounds).items():

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .gradients import Gradients
 from .rows import Row, accumulate
+from .statistics import statistics
 
 __all__ = ["Accumulated"]
 
@@ -69,9 +70,19 @@ class Accumulated:
         losses = self.losses.to(gram)
         if self.scale is None:
             return gram, losses
-        scale = self.scale.to(gram)
-        scale = torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN
+        scale = self._scale(gram)
         return gram / scale / scale, losses / scale
+
+    def statistics(self, rows: list[Row], gram: Tensor) -> dict[str, Tensor]:
+        """The statistics of the rows of a block as the rule should see them: name -> (m,), in the dtype of ``gram``."""
+        found = statistics(rows)
+        scale = 1 if self.scale is None else self._scale(gram).abs()
+        return {"max_abs": found.max_abs.to(gram) / scale, "mean_abs": found.mean_abs.to(gram) / scale}
+
+    def _scale(self, like: Tensor) -> Tensor:
+        assert self.scale is not None
+        scale = self.scale.to(like)
+        return torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN
 
     def plus(self, new: Accumulated) -> Accumulated:
         """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.

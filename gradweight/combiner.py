@@ -79,7 +79,7 @@ class Combiner:
         self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None]
     ) -> tuple[Combination, State]:
         matrix, losses = accumulated.unscaled(gram(accumulated.rows))
-        weights, given, changed = self._weights(matrix, losses, accumulated, saved, "")
+        weights, given, changed = self._weights(matrix, losses, accumulated.rows, accumulated, saved, "")
         finite = torch.isfinite(matrix).all()
         weights = torch.where(finite, weights, torch.nan)
         directions = self._by_coordinate(accumulated.rows, given, finite, targets)
@@ -109,7 +109,7 @@ class Combiner:
             if block is None:
                 decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), None
                 continue
-            weights, given, some = self._weights(matrix, losses, accumulated, saved, f" in {block}")
+            weights, given, some = self._weights(matrix, losses, rows[block], accumulated, saved, f" in {block}")
             weights = torch.where(finite, weights, torch.nan)
             changed |= some
             part = [targets[i] for i in members[block]]
@@ -123,7 +123,7 @@ class Combiner:
         return whole, changed
 
     def _weights(
-        self, matrix: Tensor, losses: Tensor, accumulated: Accumulated, saved: State, where: str
+        self, matrix: Tensor, losses: Tensor, rows: list[Row], accumulated: Accumulated, saved: State, where: str
     ) -> tuple[Tensor, dict[str, Any], State]:
         """The rule's weights, the signals that it was given, and the entries of its state that change."""
         signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()}
@@ -143,6 +143,8 @@ class Combiner:
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
             weights, changed[key] = self._stateful.update(matrix, state, **given)
+        if self.signals.statistics:
+            signals |= accumulated.statistics(rows, matrix)
         else:
             weights = self.rule(matrix, **given)  # type: ignore[operator]
         check_weights(weights, self.signals.rule, matrix)

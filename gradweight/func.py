@@ -15,7 +15,8 @@ from torch import Tensor
 from .combination import Combination
 from .gradients import by_autograd, check_functions, check_losses
 from .rows import gram
-from .rule import CoordinateRule, Rule, Signals, StatefulRule, check_weights
+from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights
+from .statistics import statistics
 
 __all__ = ["combined_grad", "loss_gradients"]
 
@@ -99,11 +100,14 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
     def direction(params: Params, *args: Any, **kwargs: Any) -> Any:
         state = kwargs.pop("rule_state", None) if stateful else None
         gradients, losses, signals = _differentiate(losses_fn, params, args, kwargs, has_signals)
-        declared.check(signals, "the losses function", by_themselves=("names", "losses"))
+        declared.check(signals, "the losses function", by_themselves={"names", "losses", *STATISTICS})
         names = tuple(losses)
         rows = [list(gradients[name].values()) for name in names]
         matrix = gram(rows)
         values = torch.stack([loss.reshape(()) for loss in losses.values()]).to(matrix)
+        if declared.statistics:
+            found = statistics(rows)
+            signals |= {"max_abs": found.max_abs.to(matrix), "mean_abs": found.mean_abs.to(matrix)}
         given = declared.select({"names": names, "losses": values, **signals})
         finite = torch.isfinite(matrix).all()
 

@@ -10,9 +10,24 @@ shapes, and the shape alone says which it is:
 
 The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and
 `step` (a 0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a
-group and every resumed run must repeat) come by themselves. Everything else is what the user passes to
-``backward``: a GAN's ``real_score``, say. A parameter with a default is optional, one without is required, and a
-rule with ``**signals`` takes whatever comes.
+group and every resumed run must repeat) come by themselves; so do `max_abs` and `mean_abs` (the largest and the mean
+absolute entry of each gradient, (m,) arrays), which a Gram matrix does not hold. Everything else is what the user
+passes to ``backward``: a GAN's ``real_score``, say. A parameter with a default is optional, one without is required,
+and a rule with ``**signals`` takes whatever comes.
+
+A rule of the first two shapes whose weights follow from losses and signals may say so with an attribute
+``needs_gradients = False`` (a class variable, or set on a function). Its steps are then **one backward**, that of
+the weighted sum, instead of one for each loss:
+
+- it is shown the identity in place of the Gram matrix, since no single gradient is known, not even which are zero;
+- `Combination.gram` is NaN, for the same reason;
+- what must be finite, or every ``.grad`` is NaN, are the losses and the gradient of the weighted sum;
+- over micro-batches, each has the weights that follow from the sum of the losses so far. If they do not depend on
+  the losses of the step itself (`Uncertainty`, `DWA`), the direction is that of the big batch; if they do, the
+  earlier micro-batches were weighted by what was known then. The state that is kept is that of the whole step.
+
+With ``blocks=`` or ``shared=``, where the direction is not one weighted sum, all gradients are computed all the same;
+so they are for a subclass with ``needs_gradients = True``, for whoever wants to see them.
 """
 
 from __future__ import annotations
@@ -34,7 +49,10 @@ Array: TypeAlias = Any
 State: TypeAlias = dict[str, Array]
 """What a stateful rule remembers: named arrays, nothing else, so that any checkpoint can hold it."""
 
-BY_THEMSELVES = frozenset({"names", "losses", "step"})
+STATISTICS = frozenset({"max_abs", "mean_abs"})
+"""The signals that are statistics of the gradients' entries, computed for a rule that declares one of them."""
+
+BY_THEMSELVES = frozenset({"names", "losses", "step"}) | STATISTICS
 """The signals that nobody has to pass to ``backward``."""
 
 
@@ -137,6 +155,11 @@ class Signals:
                 raise TypeError(
                     f"{self.rule} has no signal {unknown!r}; it takes {own or 'none'}, and {caller} was given {got}"
                 )
+
+    @property
+    def statistics(self) -> bool:
+        """Whether the rule declares a statistic of the gradients' entries."""
+        return not STATISTICS.isdisjoint(self.known)
 
     def select(self, signals: Mapping[str, Any]) -> dict[str, Any]:
         """The part of ``signals`` that the rule declares, so that a bare ``lambda gram: ...`` is a rule too."""

@@ -6,51 +6,62 @@ from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
 from ._linalg import inverse_norms
-from ._shares import check_range
+from ._shares import check_range, has_gradient
 
 
 @dataclass(frozen=True)
 class PINNAnnealing:
-    """Each data loss weighted by the largest entry of the residual's gradient over its own mean absolute entry.
+    """Each data loss weighted by the largest entry of the residual's gradient over its own mean entry.
 
-    Parameter by parameter, with ``g_r`` the gradient of the residual loss, ``d = g_r + sum_i lambda_i g_i`` and
-    ``lambda_i = max |g_r| / mean |g_i|``; (m, ...) -> (...). A loss that does not reach a parameter adds nothing
-    there; where the residual does not (an equation of derivatives never reaches the last bias) the others have
-    weight 1, so that it is trained all the same.
-
-    The statistics are those of one parameter tensor, at this step. The paper takes them over the whole network and
-    averages over steps, which neither a rule on one parameter's coordinates nor one on the Gram matrix can see;
-    `PINNNormAnnealing` does both with norms.
+    ``lambda_i <- (1 - alpha) lambda_i + alpha max |g_r| / mean |g_i|``, from ``lambda_i = 1``, maximum and mean over
+    the absolute entries of the whole gradient, which is zero where a loss does not reach a parameter; weight 1 for the
+    residual itself; (m, m) -> (m,). A loss whose gradient is exactly zero is left out and keeps its average; so do all
+    on a step where the residual's is zero.
 
     Args:
         residual: name of the equation's loss.
+        alpha: how fast the weights follow, in (0, 1].
 
     Signals:
-        names: come by themselves.
+        names, max_abs, mean_abs: come by themselves.
 
     Raises:
-        ValueError: the step has no loss of that name.
+        ValueError: alpha out of its range; the step has no loss of that name.
 
     Example:
         >>> import numpy as np
         >>> rows = np.array([[3.0, -4.0], [0.25, 0.75]])
-        >>> PINNAnnealing().combine(rows, names=("residual", "boundary"))           # lambda = 4 / 0.5
-        array([5., 2.])
+        >>> rule, names, entries = PINNAnnealing(alpha=0.5), ("residual", "boundary"), np.abs(rows)
+        >>> state = rule.init(rows @ rows.T)
+        >>> rule.update(rows @ rows.T, state, names=names, max_abs=entries.max(1), mean_abs=entries.mean(1))[0]
+        array([1. , 4.5])
 
     Reference:
         Wang, Teng, Perdikaris. Understanding and Mitigating Gradient Flow Pathologies in Physics-Informed Neural
-        Networks. SIAM Journal on Scientific Computing 43(5), 2021, arXiv:2001.04536, Algorithm 1 with alpha = 1.
+        Networks. SIAM Journal on Scientific Computing 43(5), 2021, arXiv:2001.04536, Algorithm 1. The authors' code
+        differs from it: there, maximum and mean go over the weight matrices without the biases, the mean is that of
+        the layers' means, that of the loss times its present weight, and weights are renewed on every tenth step.
+        The default of alpha is the code's. For weights of their own for each parameter tensor, use ``blocks=``.
     """
 
     residual: str = "residual"
+    alpha: float = 0.1
 
-    def combine(self, rows: Array, /, *, names: tuple[str, ...]) -> Array:
-        xp = array_namespace(rows)
+    def __post_init__(self) -> None:
+        check_range("PINNAnnealing", "alpha", self.alpha, 0, 1)
+
+    def init(self, gram: Array) -> State:
+        return {"weights": 0 * array_namespace(gram).linalg.diagonal(gram) + 1}
+
+    def update(
+        self, gram: Array, state: State, /, *, names: tuple[str, ...], max_abs: Array, mean_abs: Array
+    ) -> tuple[Array, State]:
+        xp = array_namespace(gram)
         r = _index("PINNAnnealing", self.residual, names)
-        magnitude = xp.abs(xp.reshape(rows, (rows.shape[0], -1)))
-        largest, average = xp.max(magnitude[r]), xp.mean(magnitude, axis=-1)
-        weight = xp.where(largest > 0, largest / xp.where(average > 0, average, 1), 1)
-        return sum((rows[i] if i == r else weight[i] * rows[i] for i in range(rows.shape[0])), 0 * rows[0])
+        active = has_gradient(gram)
+        ratio = max_abs[r] / xp.where(active * mean_abs > 0, mean_abs, 1)
+        new = _moving_average(state["weights"], ratio, active, r, self.alpha)
+        return new * active, {"weights": new}
 
 
 @dataclass(frozen=True)
@@ -99,11 +110,15 @@ class PINNNormAnnealing:
         inverse_norm = inverse_norms(gram)
         active = xp.astype(inverse_norm > 0, gram.dtype)
         ratio = inverse_norm / xp.where(active[r] > 0, inverse_norm[r], 1)
-        old = state["weights"]
-        new = xp.where(active * active[r] > 0, (1 - self.alpha) * old + self.alpha * ratio, old)
-        # the residual's own ratio is 1 up to rounding; over many steps that would drift
-        new = xp.stack([0 * new[i] + 1 if i == r else new[i] for i in range(len(names))])
+        new = _moving_average(state["weights"], ratio, active, r, self.alpha)
         return new * active, {"weights": new}
+
+
+def _moving_average(old: Array, ratio: Array, active: Array, r: int, alpha: float) -> Array:
+    """The weights that follow ``ratio`` where the loss and the residual, r, have a gradient; 1 for the residual."""
+    xp = array_namespace(old)
+    new = xp.where(active * active[r] > 0, (1 - alpha) * old + alpha * ratio, old)
+    return xp.stack([0 * old[i] + 1 if i == r else new[i] for i in range(old.shape[0])])
 
 
 def _index(rule: str, name: str, names: tuple[str, ...]) -> int:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import rules
-from gradweight.rule import CoordinateRule, Signals, StatefulRule
+from gradweight.rule import CoordinateRule, Signals, StatefulRule, array_namespace
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
 
 EPS = np.finfo(float).eps
@@ -66,6 +66,7 @@ def decide(claims: Claims, rows, losses, names=None, steps=2):
                 "names": NAMES[: rows.shape[0]] if names is None else names,
                 "losses": losses * 0.9**step,
                 "step": step + 5,
+                **statistics(declared, rows),
             }
         )
         signals |= {name: 0 * losses[0] + value for name, value in claims.signals.items()}
@@ -74,6 +75,14 @@ def decide(claims: Claims, rows, losses, names=None, steps=2):
         else:
             result = rule.combine(rows, **signals) if gram is None else rule(gram, **signals)
     return result
+
+
+def statistics(declared: Signals, rows):
+    if not declared.statistics:
+        return {}
+    xp = array_namespace(rows)
+    entries = xp.abs(xp.reshape(rows, (rows.shape[0], -1)))
+    return {"max_abs": xp.max(entries, axis=-1), "mean_abs": xp.mean(entries, axis=-1)}
 
 
 def outcome(claims: Claims, problem: Problem, names=None) -> Outcome:
@@ -308,7 +317,9 @@ def test_state_is_passed_and_returned(claims):
     rows, losses = example(claims)
     gram = rows @ rows.T
     declared = Signals.of(claims.rule)
-    signals = declared.select({"names": NAMES[: len(rows)], "losses": losses, "step": torch.tensor(0)})
+    signals = declared.select(
+        {"names": NAMES[: len(rows)], "losses": losses, "step": torch.tensor(0), **statistics(declared, rows)}
+    )
     state = claims.rule.init(gram)
     before = {name: value.clone() for name, value in state.items()}
     first, after = claims.rule.update(gram, state, **signals)
