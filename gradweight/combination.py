@@ -27,7 +27,8 @@ class Combination:
     Args:
         names: names of the losses, in the order of the rows.
         losses: (m,) loss values.
-        gram: (m, m) inner products of the gradients.
+        gram: (m, m) inner products of the gradients; NaN after one backward of a weighted sum, in which no single
+            gradient is known (`refresh_every`, and rules that need no gradients).
         weights: (m,) weights; NaN for a rule that acts on coordinates, which has none, and where `blocks` have
             weights of their own.
         blocks: the combination of each block, if there are several; then `gram` is the sum of theirs.

@@ -41,6 +41,7 @@ class Combiner:
         self.signals = Signals.of(rule)
         # a protocol's isinstance looks at every attribute, too slow for every step
         self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
+        self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
 
     def __call__(
@@ -68,12 +69,26 @@ class Combiner:
                 return self._whole(accumulated, saved, targets)
             return self._by_block(accumulated, blocks, saved, targets)
 
-    def held(self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None]) -> Combination:
-        """Write the direction of a step that reuses ``weights``: its one row is the gradient of the weighted sum."""
+    def by_losses(self, accumulated: Accumulated, saved: State) -> tuple[Tensor, State]:
+        """The weights of a rule that needs no gradients, and the entries of its state that change.
+
+        The rule is shown the identity for a Gram matrix. All weights are NaN if a loss is not finite, which need not
+        show in the gradient of a weighted sum.
+        """
+        like = accumulated.losses
+        with torch.autocast(like.device.type, enabled=False):
+            matrix = torch.eye(len(like), dtype=like.dtype, device=like.device)
+            _, losses = accumulated.unscaled(matrix)
+            weights, _, changed = self._weights(matrix, losses, [], accumulated, saved, "")
+            return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
+
+    def weighted(self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None]) -> Combination:
+        """Write the direction of a step of one backward: its one row is the gradient of the weighted sum."""
         squared, losses = accumulated.unscaled(gram(accumulated.rows))
-        combine(accumulated.rows, torch.where(torch.isfinite(squared[0]), 1.0, torch.nan), targets)
+        finite = torch.isfinite(squared[0])
+        combine(accumulated.rows, torch.where(finite, 1.0, torch.nan), targets)
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
-        return Combination(accumulated.names, losses, unknown, weights)
+        return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
 
     def _whole(
         self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None]
@@ -128,6 +143,8 @@ class Combiner:
         """The rule's weights, the signals that it was given, and the entries of its state that change."""
         signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()}
         changed: State = {}
+        if self.signals.statistics:
+            signals |= accumulated.statistics(rows, matrix)
         if "step" in self.signals.known:
             steps = saved.get("step")
             device = matrix.device
@@ -143,8 +160,6 @@ class Combiner:
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
             weights, changed[key] = self._stateful.update(matrix, state, **given)
-        if self.signals.statistics:
-            signals |= accumulated.statistics(rows, matrix)
         else:
             weights = self.rule(matrix, **given)  # type: ignore[operator]
         check_weights(weights, self.signals.rule, matrix)

@@ -66,10 +66,10 @@ def loss_gradients(
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
     """
-    if callable(losses) or any(callable(loss) and not isinstance(loss, Tensor) for loss in _values(losses)):
+    if _are_functions(losses):
         if engine in ("auto", "func"):
             return _by_func(losses, params, _named(params, names), scale)
-        losses = _call(losses, _named(params, names))
+        losses = evaluate(losses, params, names)
     if engine == "func":
         raise TypeError(
             "engine='func' needs losses that are functions of the parameters (a dict of named tensors); got tensors, "
@@ -77,13 +77,21 @@ def loss_gradients(
         )
     values = check_losses(losses)
     graphs = [Graph.of(loss) for loss in values.values()]
-    _check_reached(values, graphs, params, engine)
+    check_reached(values, graphs, params, engine)
     hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
     rows = (_by_hooks if hooks else by_autograd)(
         list(values.values()), params, retain_graphs(graphs, retain_graph), scale
     )
     _check_nonempty(values, rows)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
+
+
+def evaluate(losses: Losses, params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
+    """The losses as tensors with their graphs, functions called with the parameters themselves."""
+    if _are_functions(losses):
+        with torch.enable_grad():
+            losses = _call(losses, _named(params, names))
+    return check_losses(losses)
 
 
 def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor]:
@@ -266,9 +274,8 @@ def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
     return retain[::-1]
 
 
-def _check_reached(
-    values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str
-) -> None:
+def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
+    """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
     ids = {id(p) for p in params}
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
@@ -315,5 +322,6 @@ def dense(gradient: Tensor | None) -> Tensor | None:
     return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()
 
 
-def _values(losses: object) -> Iterable[Any]:
-    return losses.values() if isinstance(losses, Mapping) else ()
+def _are_functions(losses: object) -> bool:
+    values: Iterable[Any] = losses.values() if isinstance(losses, Mapping) else ()
+    return callable(losses) or any(callable(loss) and not isinstance(loss, Tensor) for loss in values)

@@ -15,12 +15,13 @@ from .accumulation import Accumulated
 from .base import check_one_process
 from .combination import Combination
 from .combiner import Blocks, Combiner, block_of_each
-from .gradients import Gradients, Losses, check_losses, loss_gradients
+from .gradients import Gradients, Losses, check_losses, evaluate, loss_gradients
 from .join import Joined
-from .rows import combine, gram, in_place_targets, kept_targets
+from .rows import Row, combine, gram, in_place_targets, kept_targets
 from .rule import State
 from .rule_state import STATE_KEY, unpack
 from .shared import at_representation
+from .weighted import weighted_gradient
 
 __all__ = ["Settings", "Step"]
 
@@ -130,36 +131,52 @@ class Step:
         if shared is not None:
             return self._at_representation(losses, shared, signals, scale, retain_graph)
         held = self._held_weights(losses)
-        if held is not None:
-            return self._held(check_losses(losses), held, signals, scale, retain_graph, joined)
+        by_losses = not self.settings.combiner.needs_gradients and self.settings.blocks is None
+        if held is not None or by_losses:
+            return self._weighted(losses, held, signals, scale, retain_graph, joined)
         params = self.params()
-        gradients = self._differentiate(losses, params, scale, retain_graph)
+        gradients = loss_gradients(
+            losses,
+            params,
+            names=self._names(params),
+            engine=self.settings.engine,
+            scale=scale,
+            retain_graph=retain_graph,
+        )
         accumulated = self._plus(gradients, params, signals, scale, joined)
         targets = self._targets(accumulated, retain_graph)
         blocks = self._blocks(accumulated.params)
         combination, changed = self.settings.combiner(accumulated, blocks, self.saved(), targets)
-        if self.settings.refresh_every > 1:
-            changed |= {_held_key(accumulated.names): combination.weights, "age": self._next_age()}
+        changed |= self._to_hold(accumulated.names, combination.weights)
         return self._lay(accumulated.params, targets, combination, changed, accumulated)
 
-    def _held(
+    def _weighted(
         self,
-        losses: dict[str, Tensor],
-        weights: Tensor,
+        losses: Losses,
+        held: Tensor | None,
         signals: Mapping[str, Tensor | float],
         scale: Tensor | None,
         retain_graph: bool,
         joined: bool,
     ) -> Combination:
-        """A step that reuses weights: one backward of the weighted sum."""
+        """A step of one backward, that of the weighted sum: with weights that are held, or that need no gradients."""
         params = self.params()
-        terms = [w.to(v.device) * v.reshape(()) for w, v in zip(weights.unbind(), losses.values(), strict=True)]
-        found = self._differentiate({"the weighted sum": torch.stack(terms).sum()}, params, scale, retain_graph)
-        gradients = Gradients(tuple(losses), [loss.detach() for loss in losses.values()], found.rows)
-        accumulated = self._plus(gradients, params, signals, scale, joined)
+        values = evaluate(losses, params, self._names(params))
+        names, detached = tuple(values), [loss.detach() for loss in values.values()]
+        nothing: Row = [None] * len(params)
+        so_far = self._plus(Gradients(names, detached, [nothing]), params, signals, scale, joined)
+        changed: State = {}
+        weights = held
+        if weights is None:
+            weights, changed = self.settings.combiner.by_losses(so_far, self.saved())
+        row = weighted_gradient(
+            values, weights, params, engine=self.settings.engine, scale=scale, retain_graph=retain_graph
+        )
+        accumulated = self._plus(Gradients(names, detached, [row]), params, signals, scale, joined)
         targets = self._targets(accumulated, retain_graph)
-        combination = self.settings.combiner.held(accumulated, weights, targets)
-        return self._lay(accumulated.params, targets, combination, {"age": self._next_age()}, accumulated)
+        combination = self.settings.combiner.weighted(accumulated, weights, targets)
+        changed |= self._to_hold(names, weights)
+        return self._lay(accumulated.params, targets, combination, changed, accumulated)
 
     def _at_representation(
         self,
@@ -186,14 +203,6 @@ class Step:
         targets = kept_targets(rows, params, self.kept)
         combine(rows, torch.where(finite.all(), torch.ones(len(rows), device=finite.device), torch.nan), targets)
         return self._lay(params, targets, combination, changed, None)
-
-    def _differentiate(
-        self, losses: Losses, params: list[Tensor], scale: Tensor | None, retain_graph: bool
-    ) -> Gradients:
-        names = self._names(params)
-        return loss_gradients(
-            losses, params, names=names, engine=self.settings.engine, scale=scale, retain_graph=retain_graph
-        )
 
     def _plus(
         self,
@@ -241,9 +250,10 @@ class Step:
         held: Tensor | None = saved.get(_held_key(losses)) if saved.get("age", 0) else None
         return held
 
-    def _next_age(self) -> int:
-        age: int = self.saved().get("age", 0)
-        return (age + 1) % self.settings.refresh_every
+    def _to_hold(self, names: tuple[str, ...], weights: Tensor) -> State:
+        if self.settings.refresh_every == 1:
+            return {}
+        return {_held_key(names): weights, "age": (self.saved().get("age", 0) + 1) % self.settings.refresh_every}
 
     def _names(self, params: list[Tensor]) -> list[str] | None:
         names = self.settings.names

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._shares import has_gradient, softmax
@@ -13,10 +14,11 @@ class DWA:
     """The softmax of how much each loss has changed from one period to the next.
 
     With ``r_i = L_i(t - 1) / L_i(t - 2)`` the ratio of mean losses over the last two full periods,
-    ``w_i = n exp(r_i / T) / sum_j exp(r_j / T)``; (m, m) -> (m,), of sum n, the number of losses with a gradient. In
+    ``w_i = n exp(r_i / T) / sum_j exp(r_j / T)``; (m, m) -> (m,), of sum n, the number of losses. In
     the first two periods ``r_i = 1`` and all weights are 1.
 
-    A loss whose gradient is exactly zero is left out.
+    Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
+    leaves out a loss whose gradient is exactly zero, of n too.
 
     Args:
         temperature: T > 0; large T makes the weights equal.
@@ -41,6 +43,7 @@ class DWA:
         Liu, Johns, Davison. End-to-End Multi-Task Learning with Attention. CVPR 2019, arXiv:1803.10704, Eq. 7.
     """
 
+    needs_gradients: ClassVar[bool] = False
     temperature: float = 2.0
     period: int = 1
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._shares import check_range, has_gradient, log, softmax
@@ -17,7 +18,9 @@ class FAMO:
     log L_i(t + 1)`` the relative decrease, ``xi <- xi - beta (J' delta + gamma xi)``, ``J = diag(z) - z z'`` the
     derivative of the softmax.
 
-    A loss whose gradient is exactly zero is left out: its share and its update are zero.
+    A loss at or below ``minimum``, whose 1/L_i would take all the weight, is left out: its weight and its update are
+    zero. Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the
+    same, it leaves out a loss whose gradient is exactly zero, too.
 
     Args:
         beta: learning rate of the logits, >= 0.
@@ -25,7 +28,7 @@ class FAMO:
         minimum: lower bound of the losses, subtracted before the logarithm.
 
     Signals:
-        losses: come by themselves; above ``minimum``.
+        losses: come by themselves; above ``minimum`` (what is not is left out).
 
     Raises:
         ValueError: an argument out of its range.
@@ -47,6 +50,7 @@ class FAMO:
         Adam on the logits, ours the plain gradient step of the paper.
     """
 
+    needs_gradients: ClassVar[bool] = False
     beta: float = 0.025
     gamma: float = 0.001
     minimum: float = 0.0
@@ -62,9 +66,11 @@ class FAMO:
 
     def update(self, gram: Array, state: State, /, *, losses: Array) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        active = has_gradient(gram)
+        # not `losses > minimum`, by which a NaN would be left out instead of reaching the weights
+        active = has_gradient(gram) * xp.astype(xp.logical_not(losses <= self.minimum), gram.dtype)
         log_losses = log(losses - self.minimum)
-        shares = state["shares"]
+        shares = state["shares"] * active
+        shares = shares / xp.where(xp.sum(shares) > 0, xp.sum(shares), 1)  # of those that are there now
         decrease = state["log_losses"] - log_losses
         gradient = shares * (decrease - xp.sum(shares * decrease))
         logits = state["logits"] - self.beta * (gradient + self.gamma * state["logits"])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._shares import has_gradient, log, mean
@@ -12,11 +13,15 @@ from ._shares import has_gradient, log, mean
 class GeometricMean:
     """The gradient of ``f = (prod_i L_i)^(1/n)``.
 
-    ``w_i = f / (n L_i)``; (m, m) -> (m,), over the n losses whose gradient is not exactly zero. Multiplying a loss by
-    a positive number leaves the direction as it is.
+    ``w_i = f / (n L_i)``; (m, m) -> (m,), over the n losses that are positive: one that has reached 0 (a hinge that
+    is satisfied) has nothing left to fall, and would make f, and every other weight, 0. Multiplying a loss by a
+    positive number leaves the direction as it is.
+
+    Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
+    leaves out a loss whose gradient is exactly zero.
 
     Signals:
-        losses: come by themselves; positive (what is not counts as the smallest positive number).
+        losses: come by themselves; positive (what is not is left out).
 
     Example:
         >>> import numpy as np
@@ -28,9 +33,12 @@ class GeometricMean:
         Strategy for Multi-Task Learning. CVPR Workshops 2019, arXiv:1904.08492, Eq. 2.
     """
 
+    needs_gradients: ClassVar[bool] = False
+
     def __call__(self, gram: Array, /, *, losses: Array) -> Array:
         xp = array_namespace(gram)
-        active = has_gradient(gram)
+        # not `losses > 0`, by which a NaN would be left out instead of reaching the weights
+        active = has_gradient(gram) * xp.astype(xp.logical_not(losses <= 0), gram.dtype)
         log_losses = log(losses)
         spread = xp.where(active > 0, mean(log_losses, active) - log_losses, 0)
         return active * xp.exp(spread) / xp.clip(xp.sum(active), 1, None)

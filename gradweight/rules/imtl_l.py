@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._shares import check_range, has_gradient
@@ -20,7 +21,8 @@ class IMTLL:
 
     a moving average of the loss. (So `Uncertainty` with twice the learning rate gives the same weights, halved.)
 
-    A loss whose gradient is exactly zero is left out and keeps its scale. Losses below 0, for which the objective
+    Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
+    leaves out a loss whose gradient is exactly zero, which keeps its scale. Losses below 0, for which the objective
     has no minimum, count as 0.
 
     Args:
@@ -45,6 +47,7 @@ class IMTLL:
         own learning rate, follow the flow exactly, and are updated before they are used.
     """
 
+    needs_gradients: ClassVar[bool] = False
     lr: float = 0.01
     initial: float = 1.0
 

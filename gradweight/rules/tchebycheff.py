@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._shares import by_name, check_nonnegative, has_gradient, softmax
@@ -17,10 +18,11 @@ class SmoothTchebycheff:
     ``w_i = p_i exp(p_i (L_i - z_i) / mu) / sum_j exp(p_j (L_j - z_j) / mu)``; (m, m) -> (m,). Unlike a fixed sum,
     it has every Pareto optimal point, those on a concave front too, as the minimum for some preference p.
 
-    A loss whose gradient is exactly zero is left out of the maximum.
+    Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
+    leaves a loss whose gradient is exactly zero out of the maximum.
 
     Args:
-        preference: name -> p_i >= 0; None: 1/n each, n the number of losses with a gradient.
+        preference: name -> p_i >= 0; None: 1/n each, n the number of losses (with a gradient, where that is known).
         mu: softness, > 0, in units of the losses: the smaller, the closer to the maximum.
         ideal: name -> z_i, the best value that the loss can reach; None: 0 each.
 
@@ -40,6 +42,7 @@ class SmoothTchebycheff:
         ICML 2024, arXiv:2402.19078, Eq. 9.
     """
 
+    needs_gradients: ClassVar[bool] = False
     preference: Mapping[str, float] | None = field(default=None, hash=False)
     mu: float = 1.0
     ideal: Mapping[str, float] | None = field(default=None, hash=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._shares import check_range, has_gradient
@@ -21,7 +22,8 @@ class Uncertainty:
     a moving average of the loss: uncertainty weighting divides each loss by twice its recent mean. (It is exact, so
     stable at any learning rate, where a gradient step in s overshoots as soon as lr L > sigma^2.)
 
-    A loss whose gradient is exactly zero is left out and keeps its variance. Negative losses, for which the
+    Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
+    leaves out a loss whose gradient is exactly zero, which keeps its variance. Negative losses, for which the
     objective has no minimum, count as 0 here.
 
     Args:
@@ -46,6 +48,7 @@ class Uncertainty:
         to the optimizer of the network; here they have their own learning rate, and follow the flow exactly.
     """
 
+    needs_gradients: ClassVar[bool] = False
     lr: float = 0.01
     initial: float = 1.0
 

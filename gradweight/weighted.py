@@ -1,0 +1,45 @@
+"""Weighted: one backward of the weighted sum of all losses, where the weights are known beforehand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from .gradients import Graph, check_reached, loss_gradients
+from .rows import Row
+
+__all__ = ["weighted_gradient"]
+
+
+def weighted_gradient(
+    losses: Mapping[str, Tensor],
+    weights: Tensor,
+    params: Sequence[Tensor],
+    *,
+    engine: str,
+    scale: Tensor | None,
+    retain_graph: bool,
+) -> Row:
+    """``sum_i weights[i] grad losses[i]`` by parameters: what all losses share is walked once, whatever their number.
+
+    Args:
+        losses: name -> scalar tensor, with their graphs.
+        weights: (m,), without one.
+        params, scale, retain_graph: as for `gradweight.gradients.loss_gradients`.
+        engine: as there; "func", whose graphs are those of functions, is "auto" for tensors.
+
+    Raises:
+        ValueError: a loss reaches no parameter.
+    """
+    check_reached(losses, [Graph.of(loss) for loss in losses.values()], params, engine)
+    device = next(iter(losses.values())).device
+    with torch.enable_grad():  # the backward of join() runs without
+        pairs = zip(weights.unbind(), losses.values(), strict=True)
+        total = torch.stack([(w.to(loss.device) * loss.reshape(())).to(device) for w, loss in pairs]).sum()
+    engine = "auto" if engine == "func" else engine
+    found = loss_gradients(
+        {"the weighted sum": total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph
+    )
+    return found.rows[0]
