@@ -34,6 +34,8 @@ class MultiObjectiveGradient(Optimizer):
 
     Gradients of micro-batches add up **per loss** until `zero_grad`, and ``.grad`` is always the combination of
     the sums, so that accumulation gives the direction of the big batch. Signals are averaged over micro-batches.
+    A rule that needs no gradients, such as one that goes by the losses alone, costs one backward whatever m is; what
+    that means for the `Combination` and for micro-batches is said in `gradweight.rule`.
 
     Memory beyond a plain step, for m losses and k parameters: the m rows that autograd returned, mk, are kept until
     `zero_grad`, and the direction has a buffer of k that is kept between steps. Its tensors are what ``.grad``

@@ -66,6 +66,19 @@ def test_a_held_step_costs_one_backward_of_the_trunk() -> None:
     assert len(walks) == 3
 
 
+def test_joined_steps_are_those_of_backward() -> None:
+    """join() goes backward without building graphs, and a held step builds one, that of the weighted sum."""
+    net, twin = network(), network()
+    opt, expected = wrapped(net, 2), wrapped(twin, 2)
+    for i in range(4):
+        opt.zero_grad()
+        opt.join(losses(net, i)).backward()
+        opt.step()
+        train(twin, expected, range(i, i + 1))
+    for p, q in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-14)
+
+
 def test_micro_batches_of_a_step_share_its_weights() -> None:
     whole, parts = network(), network()
     opts = wrapped(whole, 2), wrapped(parts, 2)

@@ -19,8 +19,8 @@ class FAMO:
     derivative of the softmax.
 
     A loss at or below ``minimum``, whose 1/L_i would take all the weight, is left out: its weight and its update are
-    zero. Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the
-    same, it leaves out a loss whose gradient is exactly zero, too.
+    zero, and z are shares among the others. Needs no gradients, so that a step is one backward: see `gradweight.rule`.
+    Given a Gram matrix all the same, it leaves out a loss whose gradient is exactly zero, too.
 
     Args:
         beta: learning rate of the logits, >= 0.

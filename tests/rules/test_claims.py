@@ -237,6 +237,13 @@ def test_weights_without_looking_at_the_gradients(claims, data):
     np.testing.assert_allclose(outcome(claims, Problem(others, problem.losses)).weights, found, rtol=1e-12)
 
 
+def test_rules_that_ask_for_no_gradients_claim_not_to_read_them():
+    """And those that go by the losses alone do ask for none; fixed weights keep the gradients in view."""
+    without = {c.name for c in CLAIMS if not getattr(c.rule, "needs_gradients", True)}
+    assert without == {c.name for c in CLAIMS if not c.reads_gradients and "losses" in c.kind}
+    assert without
+
+
 # ---- what every rule does
 
 
