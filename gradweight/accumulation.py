@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .gradients import Gradients
 from .rows import Row, accumulate
-from .statistics import statistics
+from .statistics import Statistics
 
 __all__ = ["Accumulated"]
 
@@ -73,9 +73,8 @@ class Accumulated:
         scale = self._scale(gram)
         return gram / scale / scale, losses / scale
 
-    def statistics(self, rows: list[Row], gram: Tensor) -> dict[str, Tensor]:
+    def statistics(self, found: Statistics, gram: Tensor) -> dict[str, Tensor]:
         """The statistics of the rows of a block as the rule should see them: name -> (m,), in the dtype of ``gram``."""
-        found = statistics(rows)
         scale = 1 if self.scale is None else self._scale(gram).abs()
         return {"max_abs": found.max_abs.to(gram) / scale, "mean_abs": found.mean_abs.to(gram) / scale}
 
@@ -83,6 +82,12 @@ class Accumulated:
         assert self.scale is not None
         scale = self.scale.to(like)
         return torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN
+
+    def over(self, params: list[Tensor]) -> tuple[list[Tensor], list[Row]]:
+        """``params`` with those of our own that it lacks at the end, and the rows in that order."""
+        now = set(params)
+        together = [*params, *(p for p in self.params if p not in now)]
+        return together, _aligned(self.rows, self.params, together)
 
     def plus(self, new: Accumulated) -> Accumulated:
         """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.
@@ -103,13 +108,12 @@ class Accumulated:
         if self.joined != new.joined:
             raise ValueError("the micro-batches of one step need all backward() or all join(); got both")
         # a parameter that is frozen for this micro-batch keeps what it has, and takes part
-        now = set(new.params)
-        params = [*new.params, *(p for p in self.params if p not in now)]
+        params, before = self.over(new.params)
         share = new.backwards / (self.backwards + new.backwards)
         return replace(
             new,
             params=params,
-            rows=accumulate(_aligned(self.rows, self.params, params), _aligned(new.rows, new.params, params)),
+            rows=accumulate(before, _aligned(new.rows, new.params, params)),
             losses=self.losses + new.losses,
             signals={name: torch.lerp(self.signals[name], value, share) for name, value in new.signals.items()},
             scale=new.scale if self.scale is None or new.scale is None or not new.joined else self.scale + new.scale,

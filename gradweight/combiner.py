@@ -11,8 +11,9 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .combination import Combination
-from .rows import Row, combine, directions_by_coordinate, gram
+from .rows import Row, combine, directions_by_coordinate
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+from .sums import Part, Sums
 
 __all__ = ["Blocks", "Combiner"]
 
@@ -50,6 +51,7 @@ class Combiner:
         blocks: Sequence[str | None] | None,
         saved: State,
         targets: Sequence[Tensor | None],
+        sums: Sums,
     ) -> tuple[Combination, State]:
         """Write the direction into ``targets``.
 
@@ -59,6 +61,7 @@ class Combiner:
                 or None for a single combination.
             saved: what the rule remembers.
             targets: where to write, one per parameter; None where no loss reaches it.
+            sums: how inner products are formed, where other processes hold parts of the rows.
 
         Raises:
             TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
@@ -66,8 +69,8 @@ class Combiner:
         # backward() inside an autocast region must not round the rule's matrices to half precision
         with torch.autocast(targets_device(targets).type, enabled=False):
             if blocks is None:
-                return self._whole(accumulated, saved, targets)
-            return self._by_block(accumulated, blocks, saved, targets)
+                return self._whole(accumulated, saved, targets, sums)
+            return self._by_block(accumulated, blocks, saved, targets, sums)
 
     def by_losses(self, accumulated: Accumulated, saved: State) -> tuple[Tensor, State]:
         """The weights of a rule that needs no gradients, and the entries of its state that change.
@@ -79,25 +82,30 @@ class Combiner:
         with torch.autocast(like.device.type, enabled=False):
             matrix = torch.eye(len(like), dtype=like.dtype, device=like.device)
             _, losses = accumulated.unscaled(matrix)
-            weights, _, changed = self._weights(matrix, losses, [], accumulated, saved, "")
+            weights, _, changed = self._weights(matrix, losses, {}, accumulated, saved, "")
             return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
 
-    def weighted(self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None]) -> Combination:
+    def weighted(
+        self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None], sums: Sums
+    ) -> Combination:
         """Write the direction of a step of one backward: its one row is the gradient of the weighted sum."""
-        squared, losses = accumulated.unscaled(gram(accumulated.rows))
+        part = accumulated.rows, range(len(targets))
+        squared, losses = accumulated.unscaled(sums.grams([part])[0])
         finite = torch.isfinite(squared[0])
         combine(accumulated.rows, torch.where(finite, 1.0, torch.nan), targets)
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
         return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
 
     def _whole(
-        self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None]
+        self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None], sums: Sums
     ) -> tuple[Combination, State]:
-        matrix, losses = accumulated.unscaled(gram(accumulated.rows))
-        weights, given, changed = self._weights(matrix, losses, accumulated.rows, accumulated, saved, "")
+        part = accumulated.rows, range(len(targets))
+        matrix, losses = accumulated.unscaled(sums.grams([part])[0])
+        statistics = self._statistics(accumulated, part, matrix, sums)
+        weights, given, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
         finite = torch.isfinite(matrix).all()
         weights = torch.where(finite, weights, torch.nan)
-        directions = self._by_coordinate(accumulated.rows, given, finite, targets)
+        directions = self._by_coordinate(part, given, finite, targets, sums)
         _write(accumulated.rows, weights, directions, targets)
         return Combination(accumulated.names, losses, matrix, weights), changed
 
@@ -107,13 +115,15 @@ class Combiner:
         blocks: Sequence[str | None],
         saved: State,
         targets: Sequence[Tensor | None],
+        sums: Sums,
     ) -> tuple[Combination, State]:
         members: dict[str | None, list[int]] = {}
         for index, (block, target) in enumerate(zip(blocks, targets, strict=True)):
             if target is not None:
                 members.setdefault(block, []).append(index)
         rows = {b: [[row[i] for i in indices] for row in accumulated.rows] for b, indices in members.items()}
-        grams = {block: accumulated.unscaled(gram(part)) for block, part in rows.items()}
+        found = sums.grams([(rows[block], members[block]) for block in members])
+        grams = {block: accumulated.unscaled(matrix) for block, matrix in zip(members, found, strict=True)}
         total = functools.reduce(torch.add, (matrix.to(targets_device(targets)) for matrix, _ in grams.values()))
         finite = torch.isfinite(total).all()
 
@@ -124,11 +134,13 @@ class Combiner:
             if block is None:
                 decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), None
                 continue
-            weights, given, some = self._weights(matrix, losses, rows[block], accumulated, saved, f" in {block}")
+            statistics = self._statistics(accumulated, (rows[block], members[block]), matrix, sums)
+            weights, given, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
             weights = torch.where(finite, weights, torch.nan)
             changed |= some
-            part = [targets[i] for i in members[block]]
-            decided[block] = weights, self._by_coordinate(rows[block], given, finite, part)
+            some_targets = [targets[i] for i in members[block]]
+            part = rows[block], members[block]
+            decided[block] = weights, self._by_coordinate(part, given, finite, some_targets, sums)
             combinations[block] = Combination(accumulated.names, losses, matrix, weights)
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
         for block, (weights, directions) in decided.items():
@@ -138,13 +150,17 @@ class Combiner:
         return whole, changed
 
     def _weights(
-        self, matrix: Tensor, losses: Tensor, rows: list[Row], accumulated: Accumulated, saved: State, where: str
+        self,
+        matrix: Tensor,
+        losses: Tensor,
+        statistics: dict[str, Tensor],
+        accumulated: Accumulated,
+        saved: State,
+        where: str,
     ) -> tuple[Tensor, dict[str, Any], State]:
         """The rule's weights, the signals that it was given, and the entries of its state that change."""
-        signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()}
+        signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()} | statistics
         changed: State = {}
-        if self.signals.statistics:
-            signals |= accumulated.statistics(rows, matrix)
         if "step" in self.signals.known:
             steps = saved.get("step")
             device = matrix.device
@@ -165,13 +181,18 @@ class Combiner:
         check_weights(weights, self.signals.rule, matrix)
         return weights.detach().to(matrix), given, changed
 
+    def _statistics(self, accumulated: Accumulated, part: Part, matrix: Tensor, sums: Sums) -> dict[str, Tensor]:
+        return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
+
     def _by_coordinate(
-        self, rows: list[Row], given: dict[str, Any], finite: Tensor, targets: Sequence[Tensor | None]
+        self, part: Part, given: dict[str, Any], finite: Tensor, targets: Sequence[Tensor | None], sums: Sums
     ) -> Directions | None:
         if self._coordinate is None:
             return None
         rule = functools.partial(self._coordinate.combine, **given)
-        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets)
+        rows, indices = part
+        offsets = [sums.offsets[i] for i in indices] if "offset" in self.signals.known else None
+        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, offsets)
 
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:

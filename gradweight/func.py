@@ -7,6 +7,7 @@ and weights), with ``torch.compile(fullgraph=True)`` and with the transforms of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -100,7 +101,7 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
     def direction(params: Params, *args: Any, **kwargs: Any) -> Any:
         state = kwargs.pop("rule_state", None) if stateful else None
         gradients, losses, signals = _differentiate(losses_fn, params, args, kwargs, has_signals)
-        declared.check(signals, "the losses function", by_themselves={"names", "losses", *STATISTICS})
+        declared.check(signals, "the losses function", by_themselves={"names", "losses", "offset", *STATISTICS})
         names = tuple(losses)
         rows = [list(gradients[name].values()) for name in names]
         matrix = gram(rows)
@@ -113,7 +114,11 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
 
         if by_coordinate:
             weights = torch.full_like(matrix[0], torch.nan)
-            combined = [rule.combine(torch.stack(tensors), **given) for tensors in zip(*rows, strict=True)]  # type: ignore[union-attr]
+            sizes = accumulate((tensor.numel() for tensor in rows[0]), initial=0)
+            combined = [
+                rule.combine(torch.stack(tensors), **given, **declared.select({"offset": offset}))  # type: ignore[union-attr]
+                for offset, *tensors in zip(sizes, *rows, strict=False)
+            ]
             combined = [torch.where(finite, tensor, torch.nan) for tensor in combined]
         else:
             if stateful:

@@ -30,6 +30,8 @@ Losses: TypeAlias = (
     | Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
 )
 
+OnRow: TypeAlias = Callable[[str, Row], Row]
+
 ENGINES = ("auto", "autograd", "func", "hooks")
 
 _REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
@@ -52,6 +54,7 @@ def loss_gradients(
     engine: str,
     scale: Tensor | None = None,
     retain_graph: bool = False,
+    on_row: OnRow | None = None,
 ) -> Gradients:
     """Each loss's gradient with respect to ``params``.
 
@@ -62,6 +65,8 @@ def loss_gradients(
         engine: one of `ENGINES`.
         scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
         retain_graph: keep the graphs of tensor losses for another backward.
+        on_row: handed the name and the row of each tensor loss before the next one is walked back; what it returns
+            takes the row's place.
 
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
@@ -79,10 +84,15 @@ def loss_gradients(
     graphs = [Graph.of(loss) for loss in values.values()]
     check_reached(values, graphs, params, engine)
     hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
-    rows = (_by_hooks if hooks else by_autograd)(
-        list(values.values()), params, retain_graphs(graphs, retain_graph), scale
-    )
-    _check_nonempty(values, rows)
+    retain = retain_graphs(graphs, retain_graph)
+    names_left = iter(values)
+
+    def hand_over(row: Row) -> Row:
+        name = next(names_left)
+        _check_nonempty([name], [row])
+        return row if on_row is None else on_row(name, row)
+
+    rows = (_by_hooks if hooks else by_autograd)(list(values.values()), params, retain, scale, hand_over)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
 
 
@@ -122,6 +132,7 @@ def by_autograd(
     params: Sequence[Tensor],
     retain: Sequence[bool],
     scale: Tensor | None = None,
+    hand_over: Callable[[Row], Row] = lambda row: row,
     create_graph: bool = False,
 ) -> list[Row]:
     """One `torch.autograd.grad` per loss, `None` where it does not reach a parameter, sparse gradients densified."""
@@ -130,12 +141,16 @@ def by_autograd(
         row = torch.autograd.grad(
             loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
         )
-        rows.append([dense(t) for t in row])
+        rows.append(hand_over([dense(t) for t in row]))
     return rows
 
 
 def _by_hooks(
-    losses: Sequence[Tensor], params: Sequence[Tensor], retain: Sequence[bool], scale: Tensor | None
+    losses: Sequence[Tensor],
+    params: Sequence[Tensor],
+    retain: Sequence[bool],
+    scale: Tensor | None,
+    hand_over: Callable[[Row], Row],
 ) -> list[Row]:
     before = [p.grad for p in params]
     rows: list[Row] = []
@@ -144,7 +159,7 @@ def _by_hooks(
             for p in params:
                 p.grad = None
             loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
-            rows.append([dense(p.grad) for p in params])
+            rows.append(hand_over([dense(p.grad) for p in params]))
     finally:
         for p, grad in zip(params, before, strict=True):
             p.grad = grad
@@ -277,6 +292,7 @@ def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
 def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
     """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
     ids = {id(p) for p in params}
+    sharded = _sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
@@ -284,11 +300,11 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
         if graph.reentrant:  # the parameters inside the checkpoint are not in this graph
             if engine == "autograd":
                 raise RuntimeError(_reentrant_message("engine='autograd'"))
-        elif graph.leaves.isdisjoint(ids) and graph.nodes.isdisjoint(inner):
+        elif not sharded and graph.leaves.isdisjoint(ids) and graph.nodes.isdisjoint(inner):
             raise ValueError(_unreached_message(name))
 
 
-def _check_nonempty(values: Mapping[str, Tensor], rows: Sequence[Row]) -> None:
+def _check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
     for name, row in zip(values, rows, strict=True):
         if all(t is None for t in row):
             raise ValueError(_unreached_message(name))

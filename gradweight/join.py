@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
@@ -16,7 +16,8 @@ class Joined:
     """What waits inside the scalar until the host calls ``.backward()`` on it.
 
     Args:
-        losses: name -> loss, with their graphs.
+        losses: name -> loss, with their graphs; None for one that another process has.
+        value: what the scalar is to be.
         on_backward: called with the losses and the incoming cotangent.
         grads: what the ``.grad`` of the parameters are now; others must not change during the backward.
     """
@@ -24,10 +25,12 @@ class Joined:
     def __init__(
         self,
         losses: dict[str, Tensor],
+        value: Tensor,
         on_backward: Callable[[dict[str, Tensor], Tensor], object],
         grads: Callable[[], list[Tensor | None]],
     ) -> None:
         self.losses = losses
+        self.value = value
         self.on_backward = on_backward
         self.grads = grads
         self.before = _versions(grads())
@@ -35,21 +38,21 @@ class Joined:
 
 
 def join(joined: Joined) -> tuple[Tensor, weakref.ref[Joined]]:
-    """The sum of the losses as a scalar whose backward is ``on_backward``, and a reference that dies with its graph.
+    """The value as a scalar whose backward is ``on_backward``, and a reference that dies with its graph.
 
     The losses' own graphs hang on the `Joined`, not on the scalar: the host's backward ends here, and what it
     multiplied the scalar by (a loss scale, 1 / accumulation steps) arrives as the cotangent.
     """
-    value = total(joined.losses)
+    value = joined.value
     # an input that requires a gradient is what makes autograd call the backward at all
     anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
     scalar: Tensor = _Join.apply(anchor, value, joined)  # type: ignore[no-untyped-call]
     return scalar, weakref.ref(joined)
 
 
-def total(losses: dict[str, Tensor]) -> Tensor:
-    """The sum of the losses, without a graph, on the device of the first."""
-    values = [value.detach().reshape(()) for value in losses.values()]
+def total(losses: Mapping[str, Tensor], like: Tensor) -> Tensor:
+    """The sum of the losses, without a graph, on the device of the first, or 0 on that of ``like``."""
+    values = [value.detach().reshape(()) for value in losses.values()] or [like.new_zeros(())]
     return torch.stack([value.to(values[0].device) for value in values]).sum()
 
 

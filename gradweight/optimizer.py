@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict, deque
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,12 +15,16 @@ from torch.optim import Optimizer
 from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
+from .distributed import Reduce, check_group, present
 from .gradients import ENGINES, Losses, check_losses
 from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, pack
 from .step import Settings, Step
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
 
 __all__ = ["MultiObjectiveGradient"]
 
@@ -61,13 +66,15 @@ class MultiObjectiveGradient(Optimizer):
             guarantees are for the gradients of the step that was measured, and the Gram matrix in a held step's
             `Combination` is NaN. For losses that are tensors.
         history: how many of the last steps' `Combination` to keep in `history`, on the device, without waiting.
-
-        process_group: gradients of single losses are not reduced across processes yet, so `backward` raises where the
-            default process group has more than one; False says that every process trains a model of its own.
+        process_group: the data-parallel processes over which the gradient, the value and the signals of each loss are
+            averaged, such as ``torch.distributed.group.WORLD``; see `gradweight.distributed`. Parameters that are
+            sharded (FSDP2) bring their own. False says that every process trains a model of its own.
+        reduce: how gradients are averaged: "all" or "scatter", which halves the traffic of many losses and keeps only
+            a share of every row on each process.
 
     Raises:
-        TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule.
-        ValueError: unknown ``engine``; ``params`` lacks a parameter of the base.
+        TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule; ``process_group`` is none.
+        ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
 
     Example:
         >>> from gradweight.rules import AngleBisector
@@ -97,7 +104,8 @@ class MultiObjectiveGradient(Optimizer):
         blocks: Blocks = None,
         refresh_every: int = 1,
         history: int = 0,
-        process_group: bool | None = None,
+        process_group: ProcessGroup | bool | None = None,
+        reduce: Reduce = "all",
     ) -> None:
         # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
         # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
@@ -105,6 +113,7 @@ class MultiObjectiveGradient(Optimizer):
         if engine not in ENGINES:
             raise ValueError(f"engine must be one of {list(ENGINES)}; got {engine!r}")
         check_blocks(blocks)
+        group = check_group(process_group, reduce)
         if refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1; got {refresh_every}")
         if refresh_every > 1 and (blocks is not None or isinstance(rule, CoordinateRule)):
@@ -116,7 +125,7 @@ class MultiObjectiveGradient(Optimizer):
         self.rule = rule
         self.history: deque[Combination] = deque(maxlen=history)
         settings = Settings(
-            Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every, process_group
+            Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every, group, reduce
         )
         self._step = Step(base, settings)
         if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
@@ -144,7 +153,8 @@ class MultiObjectiveGradient(Optimizer):
         Args:
             losses: a mapping name -> scalar tensor; or name -> function of the parameters, a dict of named tensors;
                 or one such function that returns a mapping name -> scalar. Separate functions are run one forward
-                and backward after the other; one function is run once.
+                and backward after the other; one function is run once. Of several processes, one that does not have
+                a loss passes None for it, which counts as zero in the average.
             scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``,
                 while the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
@@ -169,7 +179,8 @@ class MultiObjectiveGradient(Optimizer):
                 on the micro-batches before; a rule that returns another shape than (m,); functions but no
                 parameter names.
             RuntimeError: a second `backward` in one step although ``accumulate=False``; ``engine="autograd"`` with a
-                reentrant checkpoint; several processes without ``process_group=False``.
+                reentrant checkpoint; several processes without ``process_group``; on all processes, that they were
+                given different losses or that one of them failed.
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
@@ -216,25 +227,42 @@ class MultiObjectiveGradient(Optimizer):
             tensor([[1., 1.]])
         """
         self._step.settings.combiner.signals.check(signals, "join()")
+        params = self._step.params()
+        mine = present(losses) if self._step.exchanging(params).size > 1 else None
+        if mine is None:
+            mine = losses  # type: ignore[assignment]
+        values = {} if mine == {} and losses else check_losses(mine, with_graph=torch.is_grad_enabled())
         if not torch.is_grad_enabled():
-            return total(check_losses(losses, with_graph=False))
-        values = check_losses(losses)
+            return total(values, params[0])
         waiting = None if self._step.joined is None else self._step.joined()
         if waiting is not None and not waiting.done:
             raise RuntimeError(
-                f"join() was called for {list(values)} while the scalar that it returned for {list(waiting.losses)} "
+                f"join() was called for {list(losses)} while the scalar that it returned for {list(waiting.losses)} "
                 "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
                 "join() returns"
             )
-        params = self._step.params()
         scalar, self._step.joined = join(
             Joined(
-                values,
+                dict(losses),
+                total(values, params[0]),
                 lambda losses, c: self._step.add(losses, signals, c, shared=shared, joined=True),
                 lambda: [p.grad for p in params],
             )
         )
         return scalar
+
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, `backward` exchanges nothing: it adds to this process's own gradients, and writes no ``.grad``.
+
+        For all micro-batches of a step but the last, whose `backward` averages the sums. The `Combination` of the
+        others has NaN for what is not known yet. With one process it changes nothing.
+        """
+        before, self._step.local_only = self._step.local_only, True
+        try:
+            yield
+        finally:
+            self._step.local_only = before
 
     # ---- the optimizer's own interface, handed to the base
 
@@ -248,6 +276,11 @@ class MultiObjectiveGradient(Optimizer):
             RuntimeError: the scaler that `backward` was given has unscaled the base as well.
         """
         scaler = None if self._step.scaler is None else self._step.scaler()
+        if self._step.waiting is not None:
+            raise RuntimeError(
+                "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
+                "processes: leave no_sync() for the last micro-batch of each step"
+            )
         if id(self.base) in getattr(scaler, "_per_optimizer_states", ()):
             raise RuntimeError(
                 "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "

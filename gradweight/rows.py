@@ -6,6 +6,7 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import TypeAlias
 
@@ -14,7 +15,17 @@ from torch import Tensor
 
 from .ownership import private
 
-__all__ = ["Row", "accumulate", "combine", "directions_by_coordinate", "gram", "in_place_targets", "kept_targets"]
+__all__ = [
+    "Row",
+    "accumulate",
+    "added",
+    "combine",
+    "directions_by_coordinate",
+    "gram",
+    "in_place_targets",
+    "is_dense",
+    "kept_targets",
+]
 
 Row: TypeAlias = list[Tensor | None]
 
@@ -118,7 +129,7 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
 
 def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
     tensors = [target, *(tensor for _, tensor in terms)]
-    if len({tensor.stride() for tensor in tensors}) == 1 and _is_dense(target):
+    if len({tensor.stride() for tensor in tensors}) == 1 and is_dense(target):
         pieces = _chunks(tensors, widen=False)
     else:  # flattening would copy the target, and what is written to a copy is lost
         pieces = iter([list(tensors)])
@@ -128,21 +139,27 @@ def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
 
 
 def directions_by_coordinate(
-    rule: Callable[[Tensor], Tensor], name: str, rows: Sequence[Row], finite: Tensor, out: Sequence[Tensor | None]
+    rule: Callable[..., Tensor],
+    name: str,
+    rows: Sequence[Row],
+    finite: Tensor,
+    out: Sequence[Tensor | None],
+    offsets: Sequence[int] | None,
 ) -> list[tuple[Tensor, Tensor]]:
     """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it; NaN unless ``finite``.
 
     A gradient that does not exist counts as zeros. Nothing is written here, so that a rule that fails on the last
-    parameter has changed none.
+    parameter has changed none. With ``offsets``, one for each parameter, the rule is passed its ``offset``.
 
     Raises:
         ValueError: the rule, called ``name``, returned another shape than the parameter's.
     """
     directions: list[tuple[Tensor, Tensor]] = []
-    for target, *tensors in zip(out, *rows, strict=True):
-        if target is None:
+    for index, (target, *tensors) in enumerate(zip(out, *rows, strict=True)):
+        if target is None or target.numel() == 0:
             continue
-        direction = rule(torch.stack([torch.zeros_like(target) if t is None else t for t in tensors]))
+        stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
+        direction = rule(stacked) if offsets is None else rule(stacked, offset=offsets[index])
         if direction.shape != target.shape:
             raise ValueError(
                 f"{name} must return the direction of a parameter, shape {tuple(target.shape)}; "
@@ -166,9 +183,18 @@ def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
             if a is None or b is None:
                 row.append(b if a is None else a)
             else:
-                row.append(b.add_(a) if writable and _is_dense(b) else a + b)
+                row.append(b.add_(a) if writable and is_dense(b) else a + b)
         result.append(row)
     return result
+
+
+def added(rows: Sequence[Row]) -> Row:
+    """The sum of all rows, in new tensors where several reach a parameter."""
+    return [functools.reduce(_plus, tensors) for tensors in zip(*rows, strict=True)]
+
+
+def _plus(a: Tensor | None, b: Tensor | None) -> Tensor | None:
+    return b if a is None else a if b is None else a + b
 
 
 def in_place_targets(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor | None]:
@@ -224,14 +250,14 @@ def _flatten(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
     if one.is_complex():
         tensors = [None if t is None else torch.view_as_real(t.resolve_conj()) for t in tensors]
         one = next(t for t in tensors if t is not None)
-    if one.dim() == 1 or one.is_contiguous() or not _is_dense(one):
+    if one.dim() == 1 or one.is_contiguous() or not is_dense(one):
         return [None if t is None else t.reshape(-1) for t in tensors]
     if any(t.stride() != one.stride() for t in tensors if t is not None):
         return [None if t is None else t.reshape(-1) for t in tensors]
     return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in tensors]
 
 
-def _is_dense(tensor: Tensor) -> bool:
+def is_dense(tensor: Tensor) -> bool:
     """Whether the elements fill a stretch of memory, each place once, in whatever order."""
     if tensor.is_contiguous():
         return True
@@ -250,8 +276,8 @@ def _fits(tensor: Tensor, parameter: Tensor) -> bool:
         tensor.shape == parameter.shape
         and tensor.dtype == parameter.dtype
         and tensor.device == parameter.device
-        and _is_dense(tensor)
-        and (tensor.stride() == parameter.stride() or not _is_dense(parameter))
+        and is_dense(tensor)
+        and (tensor.stride() == parameter.stride() or not is_dense(parameter))
     )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -12,18 +12,21 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .accumulation import Accumulated
-from .base import check_one_process
 from .combination import Combination
 from .combiner import Blocks, Combiner, block_of_each
-from .gradients import Gradients, Losses, check_losses, evaluate, loss_gradients
+from .distributed import Group, Reduce, present, processes_of, stays, with_absent
+from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
 from .join import Joined
-from .rows import Row, combine, gram, in_place_targets, kept_targets
+from .one_process import Exchanging
+from .rows import Row, added, combine
 from .rule import State
 from .rule_state import STATE_KEY, unpack
 from .shared import at_representation
 from .weighted import weighted_gradient
 
 __all__ = ["Settings", "Step"]
+
+SUM = "the weighted sum"
 
 
 @dataclass(frozen=True)
@@ -36,7 +39,29 @@ class Settings:
     accumulate: bool
     blocks: Blocks
     refresh_every: int
-    process_group: bool | None
+    process_group: Group | bool | None
+    reduce: Reduce
+
+
+@dataclass(frozen=True)
+class MicroBatch:
+    """What one `backward` was given, and the parameters that it is to differentiate by."""
+
+    losses: Any
+    params: list[Tensor]
+    signals: Mapping[str, Tensor | float]
+    scale: Tensor | None
+    retain_graph: bool
+    joined: bool
+
+    @property
+    def call(self) -> str:
+        """What all processes must have in common beside the names of the losses."""
+        return f"{'join' if self.joined else 'backward'} with the signals {sorted(self.signals)}"
+
+    def described(self, names: Iterable[str]) -> str:
+        """The same with the names of the losses."""
+        return f"{self.call} of the losses {list(names)}"
 
 
 @dataclass
@@ -49,7 +74,9 @@ class Step:
 
     base: Optimizer
     settings: Settings
-    kept: dict[Tensor, Tensor] = field(default_factory=dict)
+    processes: Exchanging | None = None
+    local_only: bool = False
+    waiting: Accumulated | None = None
     last: Combination | None = None
     joined: weakref.ref[Joined] | None = None
     scaler: weakref.ref[Any] | None = None
@@ -61,11 +88,12 @@ class Step:
     stepped: bool = False
 
     def __getstate__(self) -> dict[str, Any]:
-        # a scalar that waits for its backward belongs to this process's graph
-        return vars(self) | {"joined": None, "scaler": None}
+        # a scalar that waits for its backward belongs to this process's graph, and so do its connections to others
+        return vars(self) | {"joined": None, "scaler": None, "processes": None}
 
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""
+        self.waiting = None
         self.accumulated = None
         self.backward_done = False
         self.written = {}
@@ -117,7 +145,6 @@ class Step:
         joined: bool = False,
     ) -> Combination:
         """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
-        check_one_process(self.settings.process_group)
         self.clear_if_zeroed()
         if self.backward_done and (shared is not None or not self.settings.accumulate):
             raise RuntimeError(
@@ -125,66 +152,89 @@ class Step:
                 "are not kept; this is the second one before step() or zero_grad(): do without it to add up "
                 "micro-batches"
             )
-        before = () if self.accumulated is None else self.accumulated.names
+        earlier = self.accumulated or self.waiting
+        before = () if earlier is None else earlier.names
         if isinstance(losses, Mapping) and set(losses) == set(before):
             losses = {name: losses[name] for name in before}  # type: ignore[assignment]
+        micro = MicroBatch(losses, self.params(), signals, scale, retain_graph, joined)
+        processes = self.exchanging(micro.params)
         if shared is not None:
-            return self._at_representation(losses, shared, signals, scale, retain_graph)
+            return self._at_representation(micro, shared, processes)
         held = self._held_weights(losses)
         by_losses = not self.settings.combiner.needs_gradients and self.settings.blocks is None
         if held is not None or by_losses:
-            return self._weighted(losses, held, signals, scale, retain_graph, joined)
-        params = self.params()
-        gradients = loss_gradients(
-            losses,
-            params,
-            names=self._names(params),
-            engine=self.settings.engine,
-            scale=scale,
-            retain_graph=retain_graph,
-        )
-        accumulated = self._plus(gradients, params, signals, scale, joined)
-        targets = self._targets(accumulated, retain_graph)
-        blocks = self._blocks(accumulated.params)
-        combination, changed = self.settings.combiner(accumulated, blocks, self.saved(), targets)
-        changed |= self._to_hold(accumulated.names, combination.weights)
-        return self._lay(accumulated.params, targets, combination, changed, accumulated)
+            return self._weighted(micro, held, processes)
 
-    def _weighted(
-        self,
-        losses: Losses,
-        held: Tensor | None,
-        signals: Mapping[str, Tensor | float],
-        scale: Tensor | None,
-        retain_graph: bool,
-        joined: bool,
-    ) -> Combination:
+        def compute(losses: Losses, on_row: OnRow | None) -> Gradients:
+            return loss_gradients(
+                losses,
+                micro.params,
+                names=self._names(micro.params),
+                engine=self.settings.engine,
+                scale=scale,
+                retain_graph=retain_graph,
+                on_row=on_row,
+            )
+
+        if self.local_only and processes.size > 1:
+            return self._wait(micro, processes.local_gradients(losses, micro.params, compute))
+        params, rows = self._waiting_rows(micro.params)
+        gradients = processes.gradients(losses, params, rows, micro.call, compute)
+        accumulated = self._plus(self._mean(micro, gradients, processes), gradients.rows, params)
+        targets = self._targets(accumulated, retain_graph, processes)
+        blocks, sums = self._blocks(accumulated.params), processes.sums(accumulated.params)
+        combination, changed = self.settings.combiner(accumulated, blocks, self.saved(), targets, sums)
+        changed |= self._to_hold(accumulated.names, combination.weights)
+        grads = processes.gathered(targets, accumulated.params)
+        return self._lay(accumulated.params, grads, combination, changed, accumulated)
+
+    def exchanging(self, params: list[Tensor]) -> Exchanging:
+        """The processes that take this step together."""
+        if self.processes is None or not stays(self.processes):
+            self.processes = processes_of(self.settings.process_group, self.settings.reduce, params)
+        return self.processes
+
+    def _weighted(self, micro: MicroBatch, held: Tensor | None, processes: Exchanging) -> Combination:
         """A step of one backward, that of the weighted sum: with weights that are held, or that need no gradients."""
-        params = self.params()
-        values = evaluate(losses, params, self._names(params))
-        names, detached = tuple(values), [loss.detach() for loss in values.values()]
-        nothing: Row = [None] * len(params)
-        so_far = self._plus(Gradients(names, detached, [nothing]), params, signals, scale, joined)
-        changed: State = {}
-        weights = held
+        params, names = micro.params, self._names(micro.params)
+        settings = self.settings
+
+        def valued() -> tuple[dict[str, Tensor], Gradients]:
+            # losses that this process does not have count as zero, here as everywhere
+            mine = present(micro.losses)
+            values = evaluate(micro.losses if mine is None else mine, params, names) if mine != {} else {}
+            all_names = tuple(values if mine is None else micro.losses)
+            return values, with_absent(values, all_names, params)
+
+        values, known = processes.together(valued, lambda found: micro.described(found[1].names))
+        mean = self._mean(micro, known, processes)
+        weights, changed = held, State()
         if weights is None:
-            weights, changed = self.settings.combiner.by_losses(so_far, self.saved())
-        row = weighted_gradient(
-            values, weights, params, engine=self.settings.engine, scale=scale, retain_graph=retain_graph
-        )
-        accumulated = self._plus(Gradients(names, detached, [row]), params, signals, scale, joined)
-        targets = self._targets(accumulated, retain_graph)
-        combination = self.settings.combiner.weighted(accumulated, weights, targets)
-        changed |= self._to_hold(names, weights)
-        return self._lay(accumulated.params, targets, combination, changed, accumulated)
+            nothing: Row = [None] * len(params)
+            weights, changed = settings.combiner.by_losses(self._plus(mean, [nothing], params), self.saved())
+        mine = torch.stack([weights[i] for i, name in enumerate(known.names) if name in values] or [weights[0]])
+
+        def compute(_: object, on_row: OnRow | None = None) -> Gradients:
+            row = weighted_gradient(
+                values, mine, params, engine=settings.engine, scale=micro.scale, retain_graph=micro.retain_graph
+            )
+            return Gradients((SUM,), [mine[0]], [row if on_row is None else on_row(SUM, row)])
+
+        total = {SUM: mine[0] if values else None}
+        if self.local_only and processes.size > 1:
+            local = processes.local_gradients(total, params, compute)
+            return self._wait(micro, replace(known, rows=local.rows))
+        params, rows = self._waiting_rows(params)
+        gradients = processes.gradients(total, params, rows, micro.call, compute)
+        accumulated = self._plus(mean, gradients.rows, params)
+        targets = self._targets(accumulated, micro.retain_graph, processes)
+        combination = settings.combiner.weighted(accumulated, weights, targets, processes.sums(accumulated.params))
+        changed |= self._to_hold(known.names, weights)
+        grads = processes.gathered(targets, accumulated.params)
+        return self._lay(accumulated.params, grads, combination, changed, accumulated)
 
     def _at_representation(
-        self,
-        losses: Losses,
-        shared: Tensor | Sequence[Tensor],
-        signals: Mapping[str, Tensor | float],
-        scale: Tensor | None,
-        retain_graph: bool,
+        self, micro: MicroBatch, shared: Tensor | Sequence[Tensor], processes: Exchanging
     ) -> Combination:
         """A step whose rule is shown the gradients at a shared tensor."""
         if self.settings.blocks is not None or self.settings.refresh_every > 1:
@@ -192,50 +242,73 @@ class Step:
                 "shared= gives one combination on every step: it needs blocks=None and refresh_every=1, got "
                 f"blocks={self.settings.blocks!r} and refresh_every={self.settings.refresh_every}"
             )
-        params = self.params()
-        found = at_representation(check_losses(losses), shared, params, scale=scale, retain_graph=retain_graph)
+        params, scale, retain_graph = micro.params, micro.scale, micro.retain_graph
+        found = processes.together(
+            lambda: at_representation(
+                check_losses(micro.losses), shared, params, scale=scale, retain_graph=retain_graph
+            ),
+            lambda found: micro.described(found.gradients.names),
+        )
         features = [tensor.detach() for tensor in found.features]
-        accumulated = Accumulated.of(found.gradients, features, signals, scale)
+        accumulated = processes.average(Accumulated.of(found.gradients, features, micro.signals, scale))
         direction = [torch.zeros_like(tensor) for tensor in features]
-        combination, changed = self.settings.combiner(accumulated, None, self.saved(), direction)
-        rows = [*found.heads, found.through_trunk(direction, params, retain_graph)]
-        finite = torch.stack([torch.isfinite(gram([row])).all() for row in rows if any(t is not None for t in row)])
-        targets = kept_targets(rows, params, self.kept)
-        combine(rows, torch.where(finite.all(), torch.ones(len(rows), device=finite.device), torch.nan), targets)
-        return self._lay(params, targets, combination, changed, None)
+        sums = processes.sums_of_samples(features)
+        combination, changed = self.settings.combiner(accumulated, None, self.saved(), direction, sums)
 
-    def _plus(
-        self,
-        gradients: Gradients,
-        params: list[Tensor],
-        signals: Mapping[str, Tensor | float],
-        scale: Tensor | None,
-        joined: bool,
-    ) -> Accumulated:
-        new = Accumulated.of(gradients, params, signals, scale, joined)
+        def compute(_: object, on_row: OnRow | None = None) -> Gradients:
+            row = added([*found.heads, found.through_trunk(direction, params, retain_graph)])
+            return Gradients((SUM,), [combination.losses[0]], [row if on_row is None else on_row(SUM, row)])
+
+        rows = processes.gradients({SUM: combination.losses[0]}, params, [], micro.call, compute).rows
+        [squared] = processes.sums(params).grams([(rows, range(len(params)))])
+        targets = processes.targets(rows, params, in_place=False)
+        combine(rows, torch.where(torch.isfinite(squared[0]), 1.0, torch.nan), targets)
+        return self._lay(params, processes.gathered(targets, params), combination, changed, None)
+
+    def _wait(self, micro: MicroBatch, gradients: Gradients) -> Combination:
+        """Keep this process's gradients until the `backward` that averages them."""
+        new = Accumulated.of(gradients, micro.params, micro.signals, micro.scale, micro.joined)
+        self.waiting = new if self.waiting is None else self.waiting.plus(new)
+        unknown = torch.full_like(new.losses, torch.nan)
+        return Combination(new.names, unknown, unknown.expand(len(unknown), -1), unknown)
+
+    def _waiting_rows(self, params: list[Tensor]) -> tuple[list[Tensor], list[Row]]:
+        """The parameters and those that only waiting gradients refer to, and the waiting rows in that order."""
+        return (params, []) if self.waiting is None else self.waiting.over(params)
+
+    def _mean(self, micro: MicroBatch, gradients: Gradients, processes: Exchanging) -> Accumulated:
+        """Losses and signals of this micro-batch and of those that waited, averaged; no rows."""
+        of = replace(gradients, rows=[])
+        new = Accumulated.of(of, micro.params, micro.signals, micro.scale, micro.joined)
+        if self.waiting is not None:
+            new = replace(self.waiting, rows=[]).plus(new)
+        return processes.average(new)
+
+    def _plus(self, mean: Accumulated, rows: list[Row], params: list[Tensor]) -> Accumulated:
+        new = replace(mean, params=params, rows=rows)
         return new if self.accumulated is None else self.accumulated.plus(new)
 
-    def _targets(self, accumulated: Accumulated, retain_graph: bool) -> list[Tensor | None]:
+    def _targets(self, accumulated: Accumulated, retain_graph: bool, processes: Exchanging) -> list[Tensor | None]:
         # a graph that is kept may hold the very tensors that it returned as gradients
-        if not self.settings.accumulate and not retain_graph:
-            return in_place_targets(accumulated.rows, accumulated.params)
-        return kept_targets(accumulated.rows, accumulated.params, self.kept)
+        in_place = not self.settings.accumulate and not retain_graph
+        return processes.targets(accumulated.rows, accumulated.params, in_place)
 
     def _lay(
         self,
         params: list[Tensor],
-        targets: list[Tensor | None],
+        grads: list[Tensor | None],
         combination: Combination,
         changed: State,
         accumulated: Accumulated | None,
     ) -> Combination:
         """Make the direction the gradient. Nothing here can fail, and what came before has replaced nothing."""
-        for p, target in zip(params, targets, strict=True):
-            p.grad = target
+        for p, grad in zip(params, grads, strict=True):
+            p.grad = grad
+        self.waiting = None
         self.accumulated = accumulated if self.settings.accumulate else None
         self.backward_done = True
         self.changed = changed
-        self.written = {p: target for p, target in zip(params, targets, strict=True) if target is not None}
+        self.written = {p: grad for p, grad in zip(params, grads, strict=True) if grad is not None}
         self.versions = self._versions()
         self.stepped = False
         self.last = combination
@@ -244,7 +317,7 @@ class Step:
     def _held_weights(self, losses: Losses) -> Tensor | None:
         if self.settings.refresh_every == 1:
             return None
-        if not isinstance(losses, Mapping) or any(not isinstance(loss, Tensor) for loss in losses.values()):
+        if not isinstance(losses, Mapping) or any(callable(v) and not isinstance(v, Tensor) for v in losses.values()):
             raise TypeError(f"refresh_every={self.settings.refresh_every} needs a mapping of tensors; got functions")
         saved = self.saved()
         held: Tensor | None = saved.get(_held_key(losses)) if saved.get("age", 0) else None

@@ -17,7 +17,9 @@ _MASK = 0xFFFFFFFF
 _FIRST, _SECOND, _THIRD = 0x7FEB352D, 0x45D9F3B, 0x2C1B3C6D
 
 
-def uniforms(seed: int, step: Array, shape: tuple[int, ...], like: Array, salt: Array | int = 0) -> Array:
+def uniforms(
+    seed: int, step: Array, shape: tuple[int, ...], like: Array, salt: Array | int = 0, offset: int = 0
+) -> Array:
     """Independent numbers, uniform on the open interval (0, 1), of the given shape and of the dtype of ``like``.
 
     Each is an odd multiple of 2**-24, the same in float32 and float64.
@@ -28,9 +30,10 @@ def uniforms(seed: int, step: Array, shape: tuple[int, ...], like: Array, salt: 
         shape: of the result.
         like: an array of the library, device and dtype to answer in.
         salt: 0-dim integer array or an int that tells apart draws of one seed and step.
+        offset: how many numbers of the stream to leave out: a stream can be drawn in parts, in any order.
     """
     xp = array_namespace(like)
-    bits = _hash(seed, step, math.prod(shape), like, salt)
+    bits = _hash(seed, step, math.prod(shape), like, salt, offset)
     return xp.reshape((xp.astype(bits >> 9, like.dtype) + 0.5) * 2.0**-23, shape)
 
 
@@ -47,8 +50,8 @@ def permutations(seed: int, step: Array, count: int, n: int, like: Array) -> Arr
     return xp.argsort(uniforms(seed, step, (count, n), like), axis=-1)
 
 
-def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int) -> Array:
-    """``count`` integers in [0, 2**32), (count,)."""
+def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int, offset: int) -> Array:
+    """``count`` integers in [0, 2**32), (count,): those from number ``offset`` on."""
     xp = array_namespace(like)
     # JAX has no int64 unless asked for it, and torch and NumPy no quiet uint32; the low 32 bits are the same in both
     integer = xp.uint32 if "jax" in xp.__name__ else xp.int64
@@ -63,7 +66,8 @@ def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int) ->
     mixed = _mix(low_bits(seed))
     mixed = _mix(mixed ^ low_bits(step))
     mixed = _mix(mixed ^ low_bits(salt))
-    return _mix(mixed ^ xp.arange(count, dtype=integer, **where))
+    indices = xp.arange(count, dtype=integer, **where)
+    return _mix(mixed ^ _low(indices + (offset & _MASK)))
 
 
 def _mix(x: Any) -> Any:

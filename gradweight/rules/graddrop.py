@@ -30,6 +30,8 @@ class GradDrop:
 
     Signals:
         step: number of the step, which comes by itself.
+        offset: how many coordinates come before these, which comes by itself: every coordinate has its own draw, the
+            same on every process, whichever part of the gradients that holds.
 
     Raises:
         ValueError: a leak out of its range; a loss without one.
@@ -56,20 +58,12 @@ class GradDrop:
             if value > 1:
                 raise ValueError(f"GradDrop needs leaks in [0, 1]; got {value} for {name!r}")
 
-    def combine(self, rows: Array, /, *, step: Array, names: tuple[str, ...] | None = None) -> Array:
+    def combine(self, rows: Array, /, *, step: Array, offset: int = 0, names: tuple[str, ...] | None = None) -> Array:
         xp = array_namespace(rows)
         flat = xp.reshape(rows, (rows.shape[0], -1))
         total = xp.sum(xp.abs(flat), axis=0)
         purity = (1 + xp.sum(flat, axis=0) / xp.where(total > 0, total, 1)) / 2
-        drawn = uniforms(self.seed, step, tuple(total.shape), flat, salt=_leading_bits(xp.max(xp.abs(flat))))
+        drawn = uniforms(self.seed, step, tuple(total.shape), flat, offset=offset)
         kept = ((purity > drawn) & (flat > 0)) | ((purity < drawn) & (flat < 0))
         leak = by_name("GradDrop", "leak", self.leak, names, flat[:, 0], 0.0)[:, None]
         return xp.reshape(xp.sum((leak + (1 - leak) * xp.astype(kept, rows.dtype)) * flat, axis=0), rows.shape[1:])
-
-
-def _leading_bits(largest: Array) -> Array:
-    """The first 23 bits of a number after its leading one, as an integer: the same at every power of two."""
-    xp = array_namespace(largest)
-    positive = xp.where(largest > 0, largest, 1)
-    mantissa = positive * 2.0 ** -xp.floor(xp.log2(positive))
-    return xp.astype(xp.floor((mantissa - 0.5) * 2.0**23), xp.int32)

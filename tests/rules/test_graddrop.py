@@ -37,8 +37,14 @@ def test_draws_differ_by_step_seed_and_parameter():
     assert np.array_equal(drawn, GradDrop().combine(rows, step=0))
     assert not np.array_equal(drawn, GradDrop().combine(rows, step=1))
     assert not np.array_equal(drawn, GradDrop(seed=1).combine(rows, step=0))
-    # another parameter of the same shape, told apart by its largest gradient
-    assert not np.array_equal(np.sign(drawn), np.sign(GradDrop().combine(1.1 * rows, step=0)))
+    # another parameter of the same shape
+    assert not np.array_equal(drawn, GradDrop().combine(rows, step=0, offset=64))
+
+
+def test_a_part_has_the_draws_of_its_coordinates():
+    rows = np.random.default_rng(0).standard_normal((3, 40))
+    whole = GradDrop().combine(rows, step=5, offset=7)
+    np.testing.assert_array_equal(GradDrop().combine(rows[:, 11:], step=5, offset=18), whole[11:])
 
 
 def test_shape_of_the_parameter_is_kept():

@@ -1,0 +1,114 @@
+"""Agreement: what the processes of a group settle on the host before and after they exchange gradients."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, distributed
+from torch.distributed import ProcessGroup, ReduceOp, Work
+
+__all__ = ["Agreement", "Asked", "Disagreement"]
+
+
+class Disagreement(RuntimeError):
+    """Some process of the group cannot go on as the others would; every process raises."""
+
+
+class Agreement:
+    """Questions to all processes of a group, answered on their hosts, so that no device has to be waited for.
+
+    Args:
+        group: the processes. If it cannot carry CPU tensors, a gloo group of the same ranks is made for them.
+    """
+
+    def __init__(self, group: ProcessGroup) -> None:
+        self.rank = distributed.get_rank(group)
+        self.size = distributed.get_world_size(group)
+        self.group = group
+        if "cpu:" not in distributed.get_backend_config(group):
+            ranks = distributed.get_process_group_ranks(group)
+            made = distributed.new_group(ranks, backend="gloo", use_local_synchronization=True)
+            assert isinstance(made, ProcessGroup)
+            self.group = made
+
+    def ask(self, facts: Mapping[str, str], error: BaseException | None = None) -> Asked:
+        """Ask whether all have the same ``facts`` (title -> text, the same titles everywhere) and none an ``error``."""
+        hashes = [_hash(text) for text in facts.values()]
+        # the largest of x and of -x together tell whether all x are the same, in one reduction
+        numbers = torch.tensor([error is not None, *hashes, *(-h for h in hashes)], dtype=torch.int64)
+        return Asked(self, dict(facts), error, numbers, self._largest(numbers))
+
+    def union(self, masks: list[list[bool]], error: BaseException | None = None) -> list[list[bool]]:
+        """Where any process has True; the masks have one shape on all of them.
+
+        Raises:
+            Disagreement: another process had an ``error``; who has one itself is to raise that.
+        """
+        flat = torch.tensor([error is not None, *(hit for mask in masks for hit in mask)], dtype=torch.uint8)
+        work = self._largest(flat)
+        assert work is not None
+        work.wait()
+        if flat[0]:
+            self.explain({}, error)
+        found = iter(flat[1:].bool().tolist())
+        return [[next(found) for _ in mask] for mask in masks]
+
+    def explain(self, facts: Mapping[str, str], error: BaseException | None) -> None:
+        """Exchange the facts and errors in full, and raise what is wrong, except where the error is known already."""
+        answers: list[Any] = [None] * self.size
+        said = None if error is None else f"{type(error).__name__}: {error}"
+        distributed.all_gather_object(answers, (said, dict(facts)), group=self.group)
+        if error is not None:
+            return
+        failed = [f"rank {rank}: {said}" for rank, (said, _) in enumerate(answers) if said is not None]
+        if failed:
+            raise Disagreement(f"this step was given up on all {self.size} processes because of " + "; ".join(failed))
+        for title in facts:
+            by_rank = [theirs[title] for _, theirs in answers]
+            if len(set(by_rank)) > 1:
+                listed = "; ".join(f"rank {rank} has {text}" for rank, text in enumerate(by_rank))
+                raise Disagreement(f"all processes need the same {title}: {listed}")
+
+    def _largest(self, numbers: Tensor) -> Work | None:
+        return distributed.all_reduce(numbers, op=ReduceOp.MAX, group=self.group, async_op=True)  # type: ignore[no-any-return]
+
+
+class Asked:
+    """A question under way."""
+
+    def __init__(
+        self,
+        agreement: Agreement,
+        facts: dict[str, str],
+        error: BaseException | None,
+        numbers: Tensor,
+        work: Work | None,
+    ) -> None:
+        self.agreement = agreement
+        self.facts = facts
+        self.error = error
+        self.numbers = numbers
+        self.work = work
+
+    def settle(self) -> None:
+        """Wait for the answers.
+
+        Raises:
+            Disagreement: the facts differ, or another process has an error; who has one itself is to raise that.
+        """
+        if self.work is None:
+            return
+        self.work.wait()
+        self.work = None
+        failed, *largest = self.numbers.tolist()
+        half = len(largest) // 2
+        if failed or any(high != -low for high, low in zip(largest[:half], largest[half:], strict=True)):
+            self.agreement.explain(self.facts, self.error)
+
+
+def _hash(text: str) -> int:
+    # 62 bits, so that the negative fits int64 as well
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2

@@ -1,0 +1,101 @@
+"""One process: nothing to exchange. The counterpart of `gradweight.distributed.Processes`, method by method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol, TypeVar
+
+from torch import Tensor
+
+from .accumulation import Accumulated
+from .gradients import Gradients
+from .rows import Row, in_place_targets, kept_targets
+from .sums import OfWholes, Sums
+
+__all__ = ["Compute", "Exchanging", "OneProcess"]
+
+Compute = Callable[[Any, Callable[[str, Row], Row] | None], Gradients]
+"""The gradients of some losses on this process; each row is handed on as it comes, if there is somebody to take it."""
+
+T = TypeVar("T")
+
+
+class Exchanging(Protocol):
+    """What a step asks of the processes that take it together."""
+
+    size: int
+    grouped: bool
+
+    def together(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
+        """What ``function`` returns; if it fails on one process, all of them raise."""
+
+    def gradients(
+        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
+    ) -> Gradients:
+        """The gradients of the losses, averaged over the processes."""
+
+    def local_gradients(self, losses: Any, params: list[Tensor], compute: Compute) -> Gradients:
+        """The gradients of this process; nothing is exchanged."""
+
+    def average(self, accumulated: Accumulated) -> Accumulated:
+        """Losses and signals averaged over the processes."""
+
+    def sums(self, params: list[Tensor]) -> Sums:
+        """How sums over all entries of an averaged row are formed."""
+
+    def sums_of_samples(self, features: list[Tensor]) -> Sums:
+        """How sums over the samples of all processes are formed, from gradients at activations."""
+
+    def targets(self, rows: Sequence[Row], params: list[Tensor], in_place: bool) -> list[Tensor | None]:
+        """Where to write the direction; None where no loss reaches the parameter."""
+
+    def gathered(self, targets: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
+        """The direction as ``.grad`` needs it."""
+
+
+class OneProcess:
+    """The case that all that there is to a step is here.
+
+    Args:
+        grouped: whether this was found out when there was a process group, so that there may be no other answer.
+    """
+
+    size = 1
+
+    def __init__(self, grouped: bool) -> None:
+        self.grouped = grouped
+        self.kept: dict[Tensor, Tensor] = {}
+
+    def together(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
+        """What ``function`` returns."""
+        return function()
+
+    def gradients(
+        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
+    ) -> Gradients:
+        """What ``compute`` returns."""
+        return compute(losses, None)
+
+    def local_gradients(self, losses: Any, params: list[Tensor], compute: Compute) -> Gradients:
+        """What ``compute`` returns."""
+        return compute(losses, None)
+
+    def average(self, accumulated: Accumulated) -> Accumulated:
+        """``accumulated`` itself."""
+        return accumulated
+
+    def sums(self, params: list[Tensor]) -> Sums:
+        """Plain ones."""
+        return OfWholes(params)
+
+    def sums_of_samples(self, features: list[Tensor]) -> Sums:
+        """Plain ones."""
+        return OfWholes(features)
+
+    def targets(self, rows: Sequence[Row], params: list[Tensor], in_place: bool) -> list[Tensor | None]:
+        """The first row's own tensors, or kept ones."""
+        return in_place_targets(rows, params) if in_place else kept_targets(rows, params, self.kept)
+
+    def gathered(self, targets: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
+        """The targets themselves."""
+        return list(targets)

@@ -1,0 +1,150 @@
+"""Sums: inner products and statistics of gradients of which each process may hold a part."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import accumulate
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, distributed
+
+from .rows import Row, gram
+from .statistics import Statistics, statistics
+
+if TYPE_CHECKING:
+    from torch.distributed import ProcessGroup
+
+__all__ = ["OfParts", "OfSamples", "OfWholes", "Part", "Sums"]
+
+Part: TypeAlias = tuple[Sequence[Row], Sequence[int]]
+"""Rows over some of the parameters, and which of them these are."""
+
+
+class Sums(Protocol):
+    """How sums over all entries of a row are formed.
+
+    ``offsets`` says of each parameter how many coordinates come before those of it that are here.
+    """
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """One for each parameter."""
+
+    def grams(self, parts: Sequence[Part]) -> list[Tensor]:
+        """The Gram matrix of each part, (m, m)."""
+
+    def statistics(self, part: Part) -> Statistics:
+        """What the entries of the rows amount to."""
+
+
+class OfWholes:
+    """Every process holds whole rows, the same ones.
+
+    Args:
+        params: the parameters.
+    """
+
+    def __init__(self, params: Sequence[Tensor]) -> None:
+        self.params = params
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """One parameter after the other."""
+        return list(accumulate((p.numel() for p in self.params), initial=0))
+
+    def grams(self, parts: Sequence[Part]) -> list[Tensor]:
+        """One `gram` each."""
+        return [gram(rows) for rows, _ in parts]
+
+    def statistics(self, part: Part) -> Statistics:
+        """As they are."""
+        return statistics(part[0])
+
+
+class OfParts:
+    """Every process holds a part of each parameter, or a copy of it.
+
+    Args:
+        group: the processes.
+        params: the parameters, as a whole.
+        copies: how many processes hold the same part, for each parameter.
+        offsets: how many coordinates of all parameters come before each part.
+    """
+
+    def __init__(
+        self, group: ProcessGroup, params: Sequence[Tensor], copies: Sequence[int], offsets: Sequence[int]
+    ) -> None:
+        self.offsets = offsets
+        self.group = group
+        self.params = params
+        self.copies = copies
+
+    def grams(self, parts: Sequence[Part]) -> list[Tensor]:
+        """Partial inner products, added up in one reduction for all parts."""
+        partial: list[Tensor] = []
+        for rows, indices in parts:
+            terms = [gram([[row[i] for i in some] for row in rows]) / n for n, some in self._by_copies(indices).items()]
+            partial.append(torch.stack(terms).sum(0))
+        together = torch.stack(partial)
+        distributed.all_reduce(together, group=self.group)
+        return list(together.unbind())
+
+    def statistics(self, part: Part) -> Statistics:
+        """Sums and maxima, reduced."""
+        rows, indices = part
+        found = {
+            n: statistics([[row[i] for i in some] for row in rows]) for n, some in self._by_copies(indices).items()
+        }
+        largest = torch.stack([one.max_abs for one in found.values()]).amax(0)
+        total = torch.stack([one.sum_abs / n for n, one in found.items()]).sum(0)
+        _largest_and_total(largest, total, self.group)
+        reached = (i for position, i in enumerate(indices) if any(row[position] is not None for row in rows))
+        count = sum(self.params[i].numel() * (2 if self.params[i].is_complex() else 1) for i in reached)
+        return Statistics(largest, total, count)
+
+    def _by_copies(self, indices: Sequence[int]) -> dict[int, list[int]]:
+        positions: dict[int, list[int]] = {}
+        for position, index in enumerate(indices):
+            positions.setdefault(self.copies[index], []).append(position)
+        return positions
+
+
+class OfSamples:
+    """Every process holds the gradients at its own samples' activations, of its own loss.
+
+    The loss of all is the mean of those of each, so its gradient at a process's samples is 1/n of what that has.
+
+    Args:
+        group: the n processes.
+        features: the activations.
+    """
+
+    def __init__(self, group: ProcessGroup, features: Sequence[Tensor]) -> None:
+        self.group = group
+        self.features = features
+        self.size = distributed.get_world_size(group)
+
+    @property
+    def offsets(self) -> Sequence[int]:
+        """One tensor after the other, one process after the other."""
+        *starts, total = accumulate((t.numel() for t in self.features), initial=0)
+        return [distributed.get_rank(self.group) * total + start for start in starts]
+
+    def grams(self, parts: Sequence[Part]) -> list[Tensor]:
+        """Inner products over the samples of all."""
+        together = torch.stack([gram(rows) for rows, _ in parts]) / self.size**2
+        distributed.all_reduce(together, group=self.group)
+        return list(together.unbind())
+
+    def statistics(self, part: Part) -> Statistics:
+        """Over the samples of all, of which each process is taken to have as many."""
+        found = statistics(part[0])
+        largest, total = found.max_abs / self.size, found.sum_abs / self.size
+        _largest_and_total(largest, total, self.group)
+        return Statistics(largest, total, found.count * self.size)
+
+
+def _largest_and_total(largest: Tensor, total: Tensor, group: ProcessGroup) -> None:
+    distributed.all_reduce(largest, op=distributed.ReduceOp.MAX, group=group)
+    distributed.all_reduce(total, group=group)

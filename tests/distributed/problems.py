@@ -1,0 +1,85 @@
+"""A small two-headed problem, of which every process has a share of the samples, and one process all of them."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, distributed, nn
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rule import Rule
+
+NAMES = ("a", "b", "c")
+EACH = 4
+"""Samples of each process in each batch."""
+
+
+def world() -> distributed.ProcessGroup:
+    group = distributed.group.WORLD
+    assert group is not None
+    return group
+
+
+class Net(nn.Module):
+    """A trunk, a head for two losses, a head for the third, and a parameter that no loss reaches."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(3, 7), nn.Tanh(), nn.Linear(7, 5), nn.Tanh())
+        self.first = nn.Linear(5, 2)
+        self.second = nn.Linear(5, 1)
+        self.unused = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        features = self.trunk(x)
+        return self.first(features), self.second(features)
+
+
+def network(dtype: torch.dtype = torch.float64) -> Net:
+    torch.manual_seed(3)
+    return Net().to(dtype)
+
+
+def batch(i: int, processes: int, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(processes * EACH, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64).to(dtype)
+
+
+def share(whole: Tensor) -> Tensor:
+    return whole.chunk(distributed.get_world_size())[distributed.get_rank()]
+
+
+def losses_of(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
+    y, z = net(x)
+    return {"a": y[:, 0].square().mean(), "b": 3 * (y[:, 1] - x[:, 0]).square().mean(), "c": (z[:, 0] + 1).exp().mean()}
+
+
+def adam(net: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:
+    return torch.optim.Adam(net.named_parameters(), lr=lr)
+
+
+def alone(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradient:
+    return MultiObjectiveGradient(adam(net), rule, process_group=False, **settings)  # type: ignore[arg-type]
+
+
+def together(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradient:
+    return MultiObjectiveGradient(adam(net), rule, process_group=world(), **settings)  # type: ignore[arg-type]
+
+
+def distance(net: nn.Module, other: nn.Module) -> float:
+    """The largest difference of two models' parameters."""
+    return max(
+        float((_whole(p) - _whole(q)).detach().abs().max())
+        for p, q in zip(net.parameters(), other.parameters(), strict=True)
+    )
+
+
+def same_everywhere(net: nn.Module) -> bool:
+    """Whether all processes hold the same parameters, to the bit."""
+    mine = torch.cat([p.detach().flatten() for p in net.parameters()])
+    first = mine.clone()
+    distributed.broadcast(first, 0)
+    return bool(torch.equal(mine, first))
+
+
+def _whole(p: Tensor) -> Tensor:
+    found: Tensor = p.full_tensor() if hasattr(p, "full_tensor") else p
+    return found

@@ -1,0 +1,176 @@
+"""Replicated parameters: every process follows the direction that one process takes on the global batch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, distributed, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rules import AngleBisector, UPGrad
+from gradweight.rules.claims import CLAIMS, Claims
+
+from .pool import Pool
+from .problems import NAMES, alone, batch, distance, losses_of, network, same_everywhere, share, together
+
+RULES = {claims.name: claims for claims in CLAIMS if claims.losses[0] <= 3 <= claims.losses[1]}
+PAIRED = {claims.name: claims for claims in CLAIMS if claims.losses[1] == 2}
+
+
+def some(losses: dict[str, Tensor], claims: Claims) -> dict[str, Tensor]:
+    return dict(list(losses.items())[: min(3, claims.losses[1])])
+
+
+def steps(
+    name: str, reduce: str, how: str, dtype: torch.dtype, settings: dict[str, Any] | None = None
+) -> tuple[float, bool]:
+    """How far apart the processes and one process on the global batch are after four steps, two backwards each."""
+    claims = (RULES | PAIRED)[name]
+    processes = distributed.get_world_size()
+    net, reference = network(dtype), network(dtype)
+    opt = together(net, claims.rule, reduce=reduce, **(settings or {}))
+    expected = alone(reference, claims.rule, **(settings or {}))
+    for i in range(4):
+        for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
+            one.zero_grad()
+            for micro in range(2):
+                losses = some(losses_of(model, mine(batch(2 * i + micro, processes, dtype))), claims)
+                if how == "backward":
+                    one.backward(losses, **claims.signals)
+                else:
+                    (one.join(losses, **claims.signals) / 2).backward()
+            one.step()
+    return distance(net, reference), same_everywhere(net)
+
+
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+@pytest.mark.parametrize("name", RULES | PAIRED)
+def test_every_rule(pair: Pool, name: str, reduce: str) -> None:
+    for apart, same in pair.run(steps, name, reduce, "backward", torch.float64):
+        assert same
+        # the order of sums differs, and rules that solve something amplify it
+        assert apart < 1e-9
+
+
+@pytest.mark.parametrize("how", ["backward", "join"])
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+def test_four_processes_in_single_precision(four: Pool, reduce: str, how: str) -> None:
+    for apart, same in four.run(steps, "AngleBisector", reduce, how, torch.float32):
+        assert same
+        assert apart < 2e-6
+
+
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+def test_settings(pair: Pool, reduce: str) -> None:
+    for settings in ({"blocks": "group"}, {"blocks": "layer"}, {"refresh_every": 3}, {"engine": "hooks"}):
+        for apart, same in pair.run(steps, "UPGrad", reduce, "backward", torch.float64, settings):
+            assert same, settings
+            assert apart < 1e-9, settings
+
+
+def one_backward_in_place(reduce: str) -> float:
+    net, reference = network(), network()
+    opt = together(net, AngleBisector(), reduce=reduce, accumulate=False)
+    expected = alone(reference, AngleBisector(), accumulate=False)
+    for i in range(3):
+        x = batch(i, distributed.get_world_size())
+        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
+            one.zero_grad()
+            one.backward(losses_of(model, mine))
+            one.step()
+    return distance(net, reference)
+
+
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+def test_in_place(pair: Pool, reduce: str) -> None:
+    assert max(pair.run(one_backward_in_place, reduce)) < 1e-12
+
+
+def functions(reduce: str, joint: bool) -> float:
+    net, reference = network(), network()
+    opt, expected = together(net, UPGrad(), reduce=reduce), alone(reference, UPGrad())
+    for i in range(3):
+        x = batch(i, distributed.get_world_size())
+        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
+
+            def values(params: dict[str, Tensor], model: nn.Module = model, x: Tensor = mine) -> dict[str, Tensor]:
+                return losses_of(lambda x: torch.func.functional_call(model, params, (x,)), x)  # type: ignore[arg-type]
+
+            one.zero_grad()
+            one.backward(values if joint else {n: lambda p, n=n, f=values: f(p)[n] for n in NAMES})  # type: ignore[misc]
+            one.step()
+    return distance(net, reference)
+
+
+@pytest.mark.parametrize("joint", [True, False])
+def test_losses_that_are_functions(pair: Pool, joint: bool) -> None:
+    assert max(pair.run(functions, "all", joint)) < 1e-12
+
+
+def shared_level(reduce: str) -> float:
+    net, reference = network(), network()
+    opt = together(net, AngleBisector(), reduce=reduce)
+    expected = alone(reference, AngleBisector())
+    for i in range(3):
+        x = batch(i, distributed.get_world_size())
+        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
+            one.zero_grad()
+            features = model.trunk(mine)
+            y, z = model.first(features), model.second(features)
+            one.backward({"a": y.square().mean(), "c": (z + 1).exp().mean()}, shared=features)
+            one.step()
+    return distance(net, reference)
+
+
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+def test_at_the_representation(pair: Pool, reduce: str) -> None:
+    # Adam divides by gradients: what rounding leaves of equal ones grows to a share of the learning rate
+    assert max(pair.run(shared_level, reduce)) < 1e-9
+
+
+def wrapped_in_ddp(how: str) -> tuple[float, bool]:
+    net, reference = network(), network()
+    ddp = DistributedDataParallel(net, find_unused_parameters=how == "join")
+    opt, expected = together(net, UPGrad()), alone(reference, UPGrad())
+    for i in range(4):
+        x = batch(i, distributed.get_world_size())
+        for one, model, mine in ((opt, ddp, share(x)), (expected, reference, x)):
+            one.zero_grad()
+            losses = losses_of(model, mine)
+            if how == "backward":
+                one.backward(losses)
+            else:
+                one.join(losses).backward()
+            one.step()
+    return distance(net, reference), same_everywhere(net)
+
+
+@pytest.mark.parametrize("how", ["backward", "join"])
+def test_a_module_in_ddp(pair: Pool, how: str) -> None:
+    for apart, same in pair.run(wrapped_in_ddp, how):
+        assert same
+        assert apart < 1e-12
+
+
+def not_told() -> tuple[str, str, bool]:
+    net = network()
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
+    x = batch(0, 1)
+    with pytest.raises(RuntimeError) as first:
+        opt.backward(losses_of(net, x))
+    with pytest.raises(RuntimeError) as second:
+        opt.join(losses_of(net, x)).backward()
+    untouched = all(p.grad is None for p in net.parameters())
+    apart = alone(net, AngleBisector())
+    apart.backward(losses_of(net, x))
+    return str(first.value), str(second.value), untouched
+
+
+def test_several_processes_must_be_named(pair: Pool) -> None:
+    for first, second, untouched in pair.run(not_told):
+        assert first.startswith("2 processes are in the default process group: pass process_group=")
+        assert "process_group=False if every" in second
+        assert untouched
