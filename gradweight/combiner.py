@@ -191,8 +191,14 @@ class Combiner:
             return None
         rule = functools.partial(self._coordinate.combine, **given)
         rows, indices = part
-        offsets = [sums.offsets[i] for i in indices] if "offset" in self.signals.known else None
-        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, offsets)
+        own: list[dict[str, Any]] = [{} for _ in indices]
+        if "offset" in self.signals.known:
+            for mapping, index in zip(own, indices, strict=True):
+                mapping["offset"] = sums.offsets[index]
+        if "reaches" in self.signals.known:
+            for mapping, reaches in zip(own, sums.reaches(part), strict=True):
+                mapping["reaches"] = reaches
+        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, own)
 
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:

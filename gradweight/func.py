@@ -101,7 +101,9 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
     def direction(params: Params, *args: Any, **kwargs: Any) -> Any:
         state = kwargs.pop("rule_state", None) if stateful else None
         gradients, losses, signals = _differentiate(losses_fn, params, args, kwargs, has_signals)
-        declared.check(signals, "the losses function", by_themselves={"names", "losses", "offset", *STATISTICS})
+        declared.check(
+            signals, "the losses function", by_themselves={"names", "losses", "offset", "reaches", *STATISTICS}
+        )
         names = tuple(losses)
         rows = [list(gradients[name].values()) for name in names]
         matrix = gram(rows)

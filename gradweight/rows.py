@@ -7,8 +7,8 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeAlias
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -144,12 +144,12 @@ def directions_by_coordinate(
     rows: Sequence[Row],
     finite: Tensor,
     out: Sequence[Tensor | None],
-    offsets: Sequence[int] | None,
+    own: Sequence[Mapping[str, Any]],
 ) -> list[tuple[Tensor, Tensor]]:
     """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it; NaN unless ``finite``.
 
     A gradient that does not exist counts as zeros. Nothing is written here, so that a rule that fails on the last
-    parameter has changed none. With ``offsets``, one for each parameter, the rule is passed its ``offset``.
+    parameter has changed none. For each parameter the rule is passed what is its ``own``, by keyword.
 
     Raises:
         ValueError: the rule, called ``name``, returned another shape than the parameter's.
@@ -159,7 +159,7 @@ def directions_by_coordinate(
         if target is None or target.numel() == 0:
             continue
         stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
-        direction = rule(stacked) if offsets is None else rule(stacked, offset=offsets[index])
+        direction = rule(stacked, **own[index])
         if direction.shape != target.shape:
             raise ValueError(
                 f"{name} must return the direction of a parameter, shape {tuple(target.shape)}; "

@@ -37,6 +37,9 @@ class Sums(Protocol):
     def statistics(self, part: Part) -> Statistics:
         """What the entries of the rows amount to."""
 
+    def reaches(self, part: Part) -> Sequence[Tensor | None]:
+        """For each parameter, which losses have a gradient that is not zero, (m,) bool; None where it is all here."""
+
 
 class OfWholes:
     """Every process holds whole rows, the same ones.
@@ -60,6 +63,10 @@ class OfWholes:
     def statistics(self, part: Part) -> Statistics:
         """As they are."""
         return statistics(part[0])
+
+    def reaches(self, part: Part) -> Sequence[Tensor | None]:
+        """All is here."""
+        return [None] * len(part[1])
 
 
 class OfParts:
@@ -103,6 +110,16 @@ class OfParts:
         count = sum(self.params[i].numel() * (2 if self.params[i].is_complex() else 1) for i in reached)
         return Statistics(largest, total, count)
 
+    def reaches(self, part: Part) -> Sequence[Tensor | None]:
+        """Whether any process has an entry that is not zero."""
+        rows, indices = part
+        device = next(t.device for row in rows for t in row if t is not None)
+        none = torch.zeros((), dtype=torch.uint8, device=device)
+        entries = [none if row[i] is None else _any(row[i], device) for i in range(len(indices)) for row in rows]
+        together = torch.stack(entries).view(len(indices), -1)
+        distributed.all_reduce(together, op=distributed.ReduceOp.MAX, group=self.group)
+        return together.bool().unbind()
+
     def _by_copies(self, indices: Sequence[int]) -> dict[int, list[int]]:
         positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
@@ -143,6 +160,15 @@ class OfSamples:
         largest, total = found.max_abs / self.size, found.sum_abs / self.size
         _largest_and_total(largest, total, self.group)
         return Statistics(largest, total, found.count * self.size)
+
+    def reaches(self, part: Part) -> Sequence[Tensor | None]:
+        """Whether any process has an entry that is not zero."""
+        return OfParts(self.group, self.features, [1] * len(self.features), []).reaches(part)
+
+
+def _any(tensor: Tensor | None, device: torch.device) -> Tensor:
+    assert tensor is not None
+    return tensor.any().to(device, torch.uint8)
 
 
 def _largest_and_total(largest: Tensor, total: Tensor, group: ProcessGroup) -> None:

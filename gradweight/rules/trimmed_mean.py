@@ -28,6 +28,9 @@ class TrimmedMean:
         >>> TrimmedMean().combine(np.array([[1.0, 2.0], [2.0, 3.0], [900.0, -900.0], [3.0, 4.0]]))
         array([2.5, 2.5])
 
+    Signals:
+        reaches: which losses reach the parameter, where ``rows`` is a part of it; comes by itself.
+
     Reference:
         Yin, Chen, Ramchandran, Bartlett. Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates.
         ICML 2018, arXiv:1803.01498, Definition 2.
@@ -39,13 +42,13 @@ class TrimmedMean:
         if self.trim < 0:
             raise ValueError(f"TrimmedMean needs trim >= 0; got {self.trim}")
 
-    def combine(self, rows: Array, /) -> Array:
+    def combine(self, rows: Array, /, *, reaches: Array | None = None) -> Array:
         xp = array_namespace(rows)
         m = rows.shape[0]
         if m < 2 * self.trim + 1:
             raise ValueError(f"TrimmedMean(trim={self.trim}) needs {2 * self.trim + 1} losses; got {m}")
         flat = xp.reshape(rows, (m, -1))
-        reaches = xp.any(flat != 0, axis=-1)
+        reaches = xp.any(flat != 0, axis=-1) if reaches is None else reaches
         n = xp.sum(xp.astype(reaches, rows.dtype))
         ranked = xp.sort(xp.where(reaches[:, None], flat, math.inf), axis=0)
         trim = xp.clip(xp.minimum(0 * n + self.trim, xp.floor((n - 1) / 2)), 0, None)

@@ -52,16 +52,17 @@ def losses_of(net: nn.Module, x: Tensor) -> dict[str, Tensor]:
     return {"a": y[:, 0].square().mean(), "b": 3 * (y[:, 1] - x[:, 0]).square().mean(), "c": (z[:, 0] + 1).exp().mean()}
 
 
-def adam(net: nn.Module, lr: float = 0.01) -> torch.optim.Optimizer:
-    return torch.optim.Adam(net.named_parameters(), lr=lr)
+def base(net: nn.Module) -> torch.optim.Optimizer:
+    """Not Adam, which a direction of the wrong length would not show under."""
+    return torch.optim.SGD(net.named_parameters(), lr=0.01, momentum=0.9)
 
 
 def alone(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradient:
-    return MultiObjectiveGradient(adam(net), rule, process_group=False, **settings)  # type: ignore[arg-type]
+    return MultiObjectiveGradient(base(net), rule, process_group=False, **settings)  # type: ignore[arg-type]
 
 
 def together(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradient:
-    return MultiObjectiveGradient(adam(net), rule, process_group=world(), **settings)  # type: ignore[arg-type]
+    return MultiObjectiveGradient(base(net), rule, process_group=world(), **settings)  # type: ignore[arg-type]
 
 
 def distance(net: nn.Module, other: nn.Module) -> float:

@@ -127,7 +127,6 @@ def shared_level(reduce: str) -> float:
 
 @pytest.mark.parametrize("reduce", ["all", "scatter"])
 def test_at_the_representation(pair: Pool, reduce: str) -> None:
-    # Adam divides by gradients: what rounding leaves of equal ones grows to a share of the learning rate
     assert max(pair.run(shared_level, reduce)) < 1e-9
 
 

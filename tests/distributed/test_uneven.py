@@ -217,11 +217,9 @@ def other_names(reduce: str, how: str) -> tuple[str, bool]:
         p.grad = grad
     if distributed.get_rank() == 1:
         losses["d"] = losses.pop("c")
+    go = opt.backward if how == "backward" else lambda losses: opt.join(losses).backward()
     with pytest.raises(RuntimeError) as raised:
-        if how == "backward":
-            opt.backward(losses)
-        else:
-            opt.join(losses).backward()
+        go(losses)
     untouched = all(p.grad is grad for p, grad in zip(net.parameters(), before, strict=True))
     # and the group still works
     opt.backward(losses_of(net, share(batch(2, 2))))
