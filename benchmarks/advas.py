@@ -2,10 +2,11 @@
 
     python benchmarks/advas.py [--rounds N] [--device cuda] [--quick]
 
-A DCGAN of 32 x 32 images with batch norm, and a perceptron on points in the plane. Each way is a whole step of
-the generator with Adam, as a ratio to the plain step (its own loss, the discriminator's parameters left out of the
-backward); the ways take turns, and the peak memory of a step is counted by the allocator. The first three give one
-and the same direction, and the last two differ only in the rule's weight; the script makes sure of that in float64.
+A DCGAN of 32 x 32 images with batch norm, and a perceptron on points in the plane. Each way is a whole step of the
+generator with Adam, as a ratio to the plain step (its own loss, the discriminator's parameters left out of the
+backward). The ways take turns; the operations of convolutions and matrix products are counted by torch's counter, the
+peak memory of a step by its allocator. All but the half batches have one and the same direction at equal weights, which
+is made sure of in float64.
 
 Results are written to ``benchmarks/results/advas/``.
 """
@@ -28,6 +29,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
+from torch.utils.flop_counter import FlopCounterMode
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.models import dcgan_discriminator, dcgan_generator, mlp
@@ -191,6 +193,11 @@ def measure(cell: str, device: torch.device, rounds: int, seconds: float) -> dic
     four, plain_step = FOUR_STEPS(gan), plain(gan)
     groups = {PLAIN: lambda: [plain_step() for _ in range(4)], EVERY_FOURTH: lambda: [four() for _ in range(4)]}
     of_four = interleaved(groups, rounds=max(3, rounds // 4), seconds=seconds, device=device, title=title)
+    operations = {}
+    for name, step in steps.items():
+        with FlopCounterMode(display=False) as counter:
+            step()
+        operations[name] = counter.get_total_flops()
     peaks = {}
     for name, way in WAYS.items():
         fresh = make(device)  # its Adam has no state yet
@@ -210,6 +217,7 @@ def measure(cell: str, device: torch.device, rounds: int, seconds: float) -> dic
         "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
         "ratio_quartiles": quartiles_of_ratios(times, PLAIN)
         | {EVERY_FOURTH: quartiles_of_ratios(of_four, PLAIN)[EVERY_FOURTH]},
+        "operations": operations,
         "peak_bytes": peaks,
         "largest_difference_in_float64": agreement(cell),
     }
@@ -219,13 +227,27 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Time against peak memory, both as ratios to the plain step, a point for each way."""
     figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
     for place, result in zip(axes.flat, results, strict=True):
-        for name, peak in result["peak_bytes"].items():
-            memory, time = peak / result["peak_bytes"][PLAIN], result["ratio_quartiles"][name][1]
+        points = [
+            (result["ratio_quartiles"][name][1], peak / result["peak_bytes"][PLAIN], name)
+            for name, peak in result["peak_bytes"].items()
+        ]
+        top, free = 1.1 * max(time for time, _, _ in points), 0.0
+        right = max(memory for _, memory, _ in points)
+        for time, memory, name in sorted(points):  # from below, each label clear of the last
             colour = "black" if name == PLAIN else "#d55e00" if "by hand" in name else "#0072b2"
             place.plot(memory, time, "o", color=colour)
-            place.annotate(name, (memory, time), textcoords="offset points", xytext=(7, -3), fontsize=8, color=colour)
-        place.set_xlim(0, 1.6 * max(result["peak_bytes"].values()) / result["peak_bytes"][PLAIN])
-        place.set_ylim(0, None)
+            free = max(time, free + 0.055 * top)
+            place.annotate(
+                name,
+                (memory, time),
+                xytext=(1.1 * right, free),
+                fontsize=8,
+                va="center",
+                color=colour,
+                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
+            )
+        place.set_xlim(0, 2 * right)
+        place.set_ylim(0, top)
         place.set_title(f"{result['title']}: plain step {result['plain_ms']:.3g} ms", fontsize=9)
         place.set_xlabel("peak memory / plain step")
         place.set_ylabel("time / plain step")
@@ -250,6 +272,8 @@ def main() -> None:
         for name, (low, median, high) in result["ratio_quartiles"].items():
             peak = result["peak_bytes"].get(name)
             memory = "" if peak is None else f"   {peak / plain_peak:6.3f} x the memory ({peak / 2**20:.2f} MiB)"
+            if name in result["operations"]:
+                memory += f"   {result['operations'][name] / result['operations'][PLAIN]:6.3f} x the operations"
             print(f"  {name:<40} {median:6.3f} x the time [{low:.3f}, {high:.3f}]{memory}")
         print(f"  largest relative difference in float64: {result['largest_difference_in_float64']:.1e}")
         record = {"machine": machine_record(), "results": results}

@@ -95,8 +95,9 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
         place.invert_yaxis()
         place.set_xscale("log", base=2)
         highest = max(high for _, _, high in ratios.values())
-        place.set_xlim(min(0.85, *(low for low, _, _ in ratios.values())), highest * 1.3)
-        ticks = [t for t in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if t <= highest]
+        lowest = 0.95 * min(0.9, *(low for low, _, _ in ratios.values()))
+        place.set_xlim(lowest, highest * 1.3)
+        ticks = [t for t in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= t <= highest]
         place.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=7)
         place.minorticks_off()
         place.set_title(f"{result['title']}: plain step {result['plain_ms']:.3g} ms ({result['device']})", fontsize=9)

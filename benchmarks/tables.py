@@ -117,8 +117,11 @@ def advas(record: dict[str, Any]) -> str:
         shown = {"plain step": f"{result['plain_ms']:.3g} ms, {plain / 2**20:.3g} MiB"}
         for name, quartiles in result["ratio_quartiles"].items():
             if name != "plain step":
-                held = f", memory {peaks[name] / plain:.2f}" if name in peaks else ""
-                shown[name] = f"time {quartiles[1]:.2f}{held}"
+                shown[name] = f"time {quartiles[1]:.2f}"
+                if name in peaks:
+                    work = result["operations"]
+                    shown[name] += f", operations {work[name] / work['plain step']:.2f}"
+                    shown[name] += f", memory {peaks[name] / plain:.2f}"
         return shown
 
     return _by_cell(results, values, "") + "\n\n" + _sources([record["machine"]])
