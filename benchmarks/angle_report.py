@@ -35,7 +35,7 @@ def draw_angles(rows: list[dict[str, Any]], path: Path) -> None:
         own = [r for r in rows if (r["loss"], r["net"], r["seed"]) == (loss, norm, 0)]
         ends = []
         for name, (label, colour) in lines.items():
-            y = [r[name] for r in own]
+            y = [r[name] if both(r) else math.nan for r in own]
             axis.plot([r["iteration"] for r in own], y, color=colour, linewidth=1.4)
             ends.append((label, next(v for v in reversed(y) if not math.isnan(v)), colour))
         axis.axhline(90, color=INK, linewidth=0.7, linestyle=":")
@@ -125,7 +125,7 @@ def verdict_angles(rows: list[dict[str, Any]]) -> dict[str, Any]:
         own = [r for r in rows if (r["net"], r["loss"]) == (norm, loss)]
         entry: dict[str, Any] = {}
         for name in ("real-fake", "real-combined", "fake-combined"):
-            values = [r[name] for r in own if not math.isnan(r[name])]
+            values = [r[name] for r in own if both(r)]
             entry[name] = {
                 "mean degrees": round(statistics.fmean(values), 1),
                 "quartiles": quartiles(values),
@@ -135,9 +135,14 @@ def verdict_angles(rows: list[dict[str, Any]]) -> dict[str, Any]:
         entry["norms of the gradients, quartiles"] = {
             k: quartiles([r[f"norm {k}"] for r in own]) for k in ("real", "fake")
         }
-        entry["iterations with a zero gradient"] = sum(math.isnan(r["real-fake"]) for r in own)
+        entry["iterations with a zero gradient"] = sum(not both(r) for r in own)
         found[f"{norm}, {loss}"] = entry
     return found
+
+
+def both(row: dict[str, Any]) -> bool:
+    """Whether either loss had a gradient, without which there is no angle to speak of."""
+    return not math.isnan(row["real-fake"])
 
 
 def quartiles(values: list[float]) -> list[float]:

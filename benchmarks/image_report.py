@@ -24,6 +24,7 @@ else:
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.ticker import LogLocator, NullFormatter
 
 COLOURS = dict(zip(METHODS, ["#555555", "#0072b2", "#d55e00", "#009e73"], strict=True))
 LABELS = {"dcgan": "DCGAN", "sngan": "SN-GAN"}
@@ -127,21 +128,23 @@ def draw(rows: list[Row], floor: float, widths: dict[str, int], path: Path) -> N
                 axis.fill_between(x, low, mean + margin, color=COLOURS[method], alpha=0.12, linewidth=0)
                 ends.append((method, x[-1], mean[-1]))
             axis.set_yscale("log")
-            axis.axhline(floor, color=GREY, linewidth=1, linestyle=":")
-            axis.set(xlabel=label, xlim=(0, None), ylim=(floor / 1.6, None))
+            axis.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+            axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+            axis.yaxis.set_minor_formatter(NullFormatter())
+            axis.set(xlabel=label, xlim=(0, None))
             axis.spines[["top", "right"]].set_visible(False)
             axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
             labels.append((axis, ends))
         seeds = len({r["seed"] for r in rows if r["network"] == network})
         axes[0].set_ylabel("classifier-FID (not FID)")
         axes[0].set_title(
-            f"{LABELS[network]}, width {widths[network]}: mean of {seeds} seeds, 95% interval",
+            f"{LABELS[network]}, width {widths[network]}: mean of {seeds} seed{'s' * (seeds > 1)}, 95% interval "
+            f"(real images: {floor:.2g})",
             loc="left",
             fontsize=11,
         )
         for axis, ends in labels[-2:]:  # now that both have their range
             name_lines(axis, ends)
-        axes[0].annotate("real images", (0.02, floor), xycoords=("axes fraction", "data"), color="#777777", va="bottom")
     figure.savefig(path, dpi=110)
     plt.close(figure)
 
@@ -149,11 +152,14 @@ def draw(rows: list[Row], floor: float, widths: dict[str, int], path: Path) -> N
 def name_lines(axis: Any, ends: list[tuple[str, float, float]]) -> None:
     """Each line's name beside its end, pushed apart where they would overlap."""
     low, high = np.log10(axis.get_ylim())
-    gap, last = (high - low) / 14, -math.inf
-    for method, x, y in sorted(ends, key=lambda e: e[2]):
-        last = max(math.log10(y), last + gap)
+    heights = [-math.inf]
+    ends = sorted(ends, key=lambda e: e[2])
+    for _, _, y in ends:
+        heights.append(max(math.log10(y), heights[-1] + (high - low) / 14))
+    down = max(heights[-1] - high, 0)
+    for (method, x, _), height in zip(ends, heights[1:], strict=True):
         place = {"textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(method, (x, 10**last), (5, 0), color=COLOURS[method], va="center", fontsize=9, **place)
+        axis.annotate(method, (x, 10 ** (height - down)), (5, 0), color=COLOURS[method], va="center", **place)
 
 
 @plt.rc_context(STYLE)
