@@ -70,7 +70,7 @@ def draw_scores(rows: list[dict[str, Any]], path: Path) -> None:
         for column, colour in (("before", INK), ("original", ORANGE), ("aw", BLUE), ("aw at its length", GREEN)):
             gap = [r[f"real {column}"] - r[f"fake {column}"] for r in own]
             axes[3, j].plot(x, gap, color=colour, linewidth=1)
-            ends.append((column, gap[-1], colour))
+            ends.append(("aw, rescaled" if column == "aw at its length" else column, gap[-1], colour))
         axes[3, j].set_title(f"gap D(x) - D(G(z)), {norm}", loc="left", fontsize=11)
         labels.append((axes[3, j], ends))
         axes[3, j].set_xlabel("iteration")

@@ -19,8 +19,8 @@ real scores (0.92 against 0.25 on average over the epoch) and a wider gap betwee
 1.26). Scores are mean logits of the batch that was trained on. The run goes on with the plain step, and either step
 starts from the plain run's state of Adam. That holds running means of squared *plain* gradients, while the weighted
 gradient has a length of its own: weights of the size of 1/|g| make a longer or a shorter step, not only another
-direction. So there is a third step, along the weighted gradient rescaled to the length of the plain one: what is
-left is due to the direction.
+direction. So there is a third step, along the weighted gradient rescaled to the length of the plain one ("aw at its
+length" in the CSV): what is left is due to the direction.
 
 **grid** (appendix B, figure 7). Claim: the score is not too sensitive to alpha1 and alpha2, with a good region around
 (0.5, 0.75). The paper has IS and FID of AutoGAN after epochs 1 and 5; here are classifier-score and classifier-FID
@@ -65,11 +65,11 @@ class Part:
     total: int
 
 
-def parts(images: Images, size: Size, out: Path) -> dict[str, Part]:
+def parts(images: Images, size: Size, classifier: Path) -> dict[str, Part]:
     """The three studies."""
 
     def on_grid() -> Iterator[dict[str, Any]]:
-        return grid(images, size, Judge(images, trained(images, out / "classifier.pt")))
+        return grid(images, size, Judge(images, trained(images, classifier)))
 
     cells = len(size.alpha1) * len(size.alpha2) * size.grid_seeds
     return {
@@ -113,6 +113,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--parts", nargs="+", choices=names, default=list(names), help="default: all")
     parser.add_argument("--quick", action="store_true", help="the smallest setting, to see that all runs")
     parser.add_argument("--data", type=Path, help="folder with the IDX files (default: Debian's)")
+    judge = here / "results" / "images" / "classifier.pt"
+    parser.add_argument("--classifier", type=Path, default=judge, help="default: that of the image study")
     parser.add_argument("--out", type=Path, default=here / "results" / "angles", help="default: beside the script")
     arguments = parser.parse_args(words)
 
@@ -124,7 +126,7 @@ def main(words: list[str] | None = None) -> None:
     size = QUICK if arguments.quick else FULL
     summary = arguments.out / "angles.json"
     record: dict[str, Any] = json.loads(summary.read_text()) if summary.exists() else {}
-    for name, part in parts(images, size, arguments.out).items():
+    for name, part in parts(images, size, arguments.classifier).items():
         if name in arguments.parts:
             rows = rows_of(name, part, arguments.out)
             part.draw(rows, arguments.out / f"{name}.png")

@@ -213,7 +213,8 @@ def test_a_run_that_is_out_of_time_stops_and_is_not_counted(folder: Path, tmp_pa
 
 
 def test_angles_runs(folder: Path, tmp_path: Path) -> None:
-    angle_study.main(["--quick", "--data", str(folder), "--out", str(tmp_path)])
+    judge = ["--classifier", str(tmp_path / "classifier.pt")]
+    angle_study.main(["--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
     record = json.loads((tmp_path / "angles.json").read_text())
     assert {"machine", "size", "angles", "scores", "grid"} == record.keys()
     assert all((tmp_path / f"{name}.png").stat().st_size > 4000 for name in ("angles", "scores", "grid"))
