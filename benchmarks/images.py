@@ -212,18 +212,21 @@ def main(words: list[str] | None = None) -> None:
         parser.exit(1, "no run has finished\n")
     summary = summarise(rows, size.steps)
     print(report(summary, floor))
+    path = arguments.out / "images.json"
+    calls = json.loads(path.read_text())["calls that trained"] if path.exists() else []
+    if jobs:
+        wall = round(time.perf_counter() - begin, 1)
+        calls.append({"machine": machine_record(), "workers": workers, "runs": len(jobs), "wall seconds": wall})
     record = {
         "machine": machine_record(),
+        "calls that trained": calls,
         "settings": settings,
-        "workers": workers,
-        "wall seconds of this call": round(time.perf_counter() - begin, 1),
-        "runs of this call": len(jobs),
         "the classifier's accuracy on test images": round(accuracy, 4),
         "real images": floor,
         "summary (mean, margin of 95%)": summary,
     }
     # a single seed has no interval, and JSON no NaN
-    (arguments.out / "images.json").write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
+    path.write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
     draw(rows, floor["classifier_fid"], size.widths, arguments.out / "images.png")
     draw_samples(arguments.out, images, arguments.out / "samples.png")
 
@@ -233,7 +236,7 @@ def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list
     out.mkdir(parents=True, exist_ok=True)
     kept, file = out / "runs.csv", out / "settings.json"
     if fresh:
-        for path in (kept, file, out / "classifier.pt", *out.glob("samples-*.npy")):
+        for path in (kept, file, out / "images.json", out / "classifier.pt", *out.glob("samples-*.npy")):
             path.unlink(missing_ok=True)
     if file.exists() and json.loads(file.read_text()) != settings:
         raise SystemExit(f"{out} holds runs of another setting: take --out FOLDER, or --fresh to throw them away")

@@ -187,7 +187,7 @@ def test_images_runs_and_goes_on_where_it_stopped(
         (m, s, step) for m in ("plain", "AdvAs") for s in "01" for step in "24"
     }
     record = json.loads((tmp_path / "images.json").read_text())
-    assert record["runs of this call"] == 2
+    assert [call["runs"] for call in record["calls that trained"]] == [2, 2]
     assert record["summary (mean, margin of 95%)"]["DCGAN"]["AdvAs"]["seeds"] == [0, 1]
     assert {"cpu", "torch", "command"} <= record["machine"].keys()
     assert all((tmp_path / name).stat().st_size > 4000 for name in ("images.png", "samples.png"))
