@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Mapping
 from typing import Any
@@ -109,6 +110,7 @@ class Asked:
             self.agreement.explain(self.facts, self.error)
 
 
+@functools.lru_cache(maxsize=256)  # the same few texts step after step, some of them long
 def _hash(text: str) -> int:
     # 62 bits, so that the negative fits int64 as well
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big") >> 2

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 from typing import Any
 
 import pytest
@@ -173,3 +175,44 @@ def test_several_processes_must_be_named(pair: Pool) -> None:
         assert first.startswith("2 processes are in the default process group: pass process_group=")
         assert "process_group=False if every" in second
         assert untouched
+
+
+def copies() -> list[float]:
+    """A copy, and what comes out of a pickle, are of the same group."""
+    net = network()
+    opt = together(net, AngleBisector())
+    x = share(batch(0, distributed.get_world_size()))
+    opt.backward(losses_of(net, x))
+    far = []
+    for copied in (copy.deepcopy((net, opt)), pickle.loads(pickle.dumps((net, opt)))):
+        other, its = copied
+        its.zero_grad()
+        its.backward(losses_of(other, x))
+        far.append(max(float((p.grad - q.grad).abs().max()) for p, q in grads(net, other)))
+    return far
+
+
+def grads(net: nn.Module, other: nn.Module) -> list[tuple[Any, Any]]:
+    return [(p, q) for p, q in zip(net.parameters(), other.parameters(), strict=True) if p.grad is not None]
+
+
+def test_copies(pair: Pool) -> None:
+    assert pair.run(copies) == [[0.0, 0.0]] * 2
+
+
+def wrong_groups() -> list[str]:
+    net = network()
+    messages = []
+    for settings in ({"process_group": "nccl"}, {"process_group": True}, {"reduce": "gather"}):
+        with pytest.raises((TypeError, ValueError)) as raised:
+            MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector(), **settings)  # type: ignore[arg-type]
+        messages.append(str(raised.value))
+    return messages
+
+
+def test_wrong_groups(pair: Pool) -> None:
+    first, second, third = pair.run(wrong_groups)[0]
+    assert first.startswith("process_group must be a torch.distributed process group, such as")
+    assert first.endswith("got 'nccl'")
+    assert second.endswith("got True")
+    assert third == "reduce must be 'all' or 'scatter'; got 'gather'"
