@@ -28,7 +28,7 @@ Plan = list[tuple[str, list[str], float | None]]
 QUICK: Plan = [
     ("overhead", ["--quick", "--memory", "1", "--ms", "2,4,16", "--seconds", "3"], 90),
     ("step", ["--quick", "--seconds", "20"], 210),
-    ("memory", ["--quick"], 100),
+    ("memory", ["--quick", "--cells", "mlp,dcgan,pinn,transformer"], 100),
     ("losses", ["--quick", "--ms", "1,2,4,8,16", "--seconds", "6"], 100),
     ("advas", ["--quick", "--seconds", "10"], 60),
 ]

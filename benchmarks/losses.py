@@ -176,7 +176,7 @@ def main() -> None:
         for m in ms:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the peer
-                result = measure(problem, m, arguments.device, rounds, arguments.seconds)
+                result = measure(problem, m, arguments.device, rounds, min(arguments.seconds, 40.0))
             results.append(result)
             ratios = "   ".join(
                 f"{STYLES[n][1]} {q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != PLAIN

@@ -80,7 +80,7 @@ def measure(k: int, m: int, tensors: int, device: torch.device, rounds: int, sec
     result: dict[str, Any] = {"k": k, "m": m, "tensors": tensors, "floor_operations": m * (m + 1) + 2 * m - 1}
     result["floor_moved"] = 2 * m + 1
     if k <= COUNTED_UP_TO:
-        counted = count(ours, min(500, k // tensors))
+        counted = count(ours, max(500, k // tensors // 100))
         result |= {
             "operations": round(counted.operations / k, 4),
             "moved": round(counted.moved / k, 4),
@@ -102,18 +102,23 @@ def draw(results: list[dict[str, Any]], launches: list[dict[str, Any]], path: Pa
     """Left: share of the copy's bandwidth over k, a line for each m. Right: time over the number of tensors."""
     figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
     sizes = sorted({r["m"] for r in results})
+    ends = []
     for m, colour in zip(sizes, plt.cm.viridis([0.0, 0.3, 0.55, 0.8, 0.95]), strict=False):
         rows = sorted((r for r in results if r["m"] == m), key=lambda r: r["k"])
         ks = [r["k"] for r in rows]
         low, median, high = zip(*(r["share_quartiles"] for r in rows), strict=True)
         left.plot(ks, median, "o-", color=colour, ms=4)
         left.fill_between(ks, low, high, color=colour, alpha=0.15, lw=0)
-        left.annotate(f"m = {m}", (ks[-1], median[-1]), textcoords="offset points", xytext=(6, -3), color=colour)
+        ends.append((min(median[-1], 1.2), ks[-1], f"m = {m}", colour))
+    free = -1.0
+    for y, x, label, colour in sorted(ends):  # from below, each label clear of the last
+        free = max(y, free + 0.06)
+        left.annotate(label, (x, free), textcoords="offset points", xytext=(7, -3), color=colour, fontsize=8)
     left.axhline(0.7, color="black", lw=0.8, ls="--")
     left.text(min(r["k"] for r in results), 0.72, "target for k >= 25 M", fontsize=8)
     left.set_xscale("log")
     left.set_xlim(None, 6 * max(r["k"] for r in results))
-    left.set_ylim(0, None)
+    left.set_ylim(0, 1.3)
     left.set_xlabel("parameters k")
     left.set_ylabel("bandwidth of the combination / of a plain copy")
     right.plot([r["tensors"] for r in launches], [r["combination_ms"] for r in launches], "o-", color="#0072b2")
@@ -128,7 +133,7 @@ def draw(results: list[dict[str, Any]], launches: list[dict[str, Any]], path: Pa
         )
     right.set_xscale("log")
     right.set_yscale("log")
-    right.set_xlim(0.2, None)
+    right.set_xlim(0.1, None)
     right.set_xlabel("tensors that a million parameters lie in (m = 2)")
     right.set_ylabel("combination (ms)")
     figure.savefig(path, dpi=110)
