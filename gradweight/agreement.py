@@ -29,7 +29,7 @@ class Agreement:
         self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         self.group = group
-        if "cpu:" not in distributed.get_backend_config(group):
+        if "cpu:" not in distributed.get_backend_config(group):  # NCCL alone
             ranks = distributed.get_process_group_ranks(group)
             made = distributed.new_group(ranks, backend="gloo", use_local_synchronization=True)
             assert isinstance(made, ProcessGroup)

@@ -471,7 +471,7 @@ def _same(a: Tensor, b: Tensor) -> bool:
 
 
 def _reduce_scatter(flat: Tensor, shard: Tensor, group: ProcessGroup) -> tuple[Tensor, Work | None]:
-    if distributed.get_backend(group) == "gloo":
+    if f"{flat.device.type}:gloo" in distributed.get_backend_config(group).split(","):
         # gloo's reduce-scatter is an all-reduce of which most is thrown away: twice the bytes
         received = torch.empty_like(flat)
         return received, distributed.all_to_all_single(received, flat, group=group, async_op=True)

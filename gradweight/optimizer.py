@@ -256,7 +256,8 @@ class MultiObjectiveGradient(Optimizer):
         """Within it, `backward` exchanges nothing: it adds to this process's own gradients, and writes no ``.grad``.
 
         For all micro-batches of a step but the last, whose `backward` averages the sums. The `Combination` of the
-        others has NaN for what is not known yet. With one process it changes nothing.
+        others has NaN for what is not known yet. A rule that goes by losses still has these m numbers averaged.
+        With one process it changes nothing.
         """
         before, self._step.local_only = self._step.local_only, True
         try:

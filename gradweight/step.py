@@ -201,7 +201,7 @@ class Step:
 
         def valued() -> tuple[dict[str, Tensor], Gradients]:
             # losses that this process does not have count as zero, here as everywhere
-            mine = present(micro.losses)
+            mine = present(micro.losses) if processes.size > 1 else None
             values = evaluate(micro.losses if mine is None else mine, params, names) if mine != {} else {}
             all_names = tuple(values if mine is None else micro.losses)
             return values, with_absent(values, all_names, params)

@@ -56,7 +56,19 @@ def union_failed() -> str:
     return str(raised.value)
 
 
-def as_without_cpu() -> bool:
+def without_cpu() -> bool:
+    group = distributed.new_group(backend="cuda:gloo")
+    agreement = Agreement(group)  # type: ignore[arg-type]
+    assert agreement.group is not group
+    agreement.ask({"losses": "['a']"}).settle()
+    return True
+
+
+def test_a_group_that_does_not_carry_cpu_tensors_gets_one_beside(pair: Pool) -> None:
+    assert all(pair.run(without_cpu))
+
+
+def with_cpu() -> bool:
     group = distributed.new_group(backend="gloo")
     agreement = Agreement(group)  # type: ignore[arg-type]
     assert agreement.group is group  # which carries CPU tensors as it is
@@ -84,4 +96,4 @@ def test_union(four: Pool) -> None:
 
 
 def test_a_group_that_carries_cpu_tensors_is_used_itself(pair: Pool) -> None:
-    assert all(pair.run(as_without_cpu))
+    assert all(pair.run(with_cpu))

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, distributed, nn
 
 from gradweight import MultiObjectiveGradient
+from gradweight.rule import Rule
 from gradweight.rules import FAMO, AngleBisector, Sum, Uncertainty, UPGrad
 
 from .pool import Pool
-from .problems import alone, batch, distance, losses_of, network, same_everywhere, share, together
+from .problems import alone, base, batch, distance, losses_of, network, same_everywhere, share, together
 
 REDUCE = pytest.mark.parametrize("reduce", ["all", "scatter"])
 
@@ -65,6 +66,14 @@ def weighted_losses_of_some(every: int) -> float:
         opt.backward({"a": mine["a"] if distributed.get_rank() == 0 else None, "b": mine["b"]})  # type: ignore[dict-item]
         opt.step()
     return distance(net, reference)
+
+
+@pytest.mark.parametrize("rule", [Uncertainty(), UPGrad()])
+def test_one_process_has_all_losses(rule: Rule) -> None:
+    net = network()
+    losses = losses_of(net, batch(0, 1))
+    with pytest.raises(TypeError, match="the loss 'b' must be a scalar tensor; got NoneType"):
+        MultiObjectiveGradient(base(net), rule).backward(losses | {"b": None})  # type: ignore[dict-item]
 
 
 @pytest.mark.parametrize("every", [1, 2])
