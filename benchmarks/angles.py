@@ -6,7 +6,7 @@
 Of Adaptive Weighted Discriminator (CVPR 2021, arXiv:2012.03149): sections 5.1 and 5.2 and appendix B.1, on DCGAN with
 Fashion-MNIST for CIFAR-10, with batch norm in the discriminator and without. Writes, to benchmarks/results/angles/, a
 CSV and a figure for each part as it is done, drawn as the paper draws it, and angles.json with what came out and the
-machine record. Parts that are there already are not run again.
+machine record. Parts that are there already are not run again, and the grid goes on where it stopped.
 
 **angles** (5.1, figure 4). Claim: in the first epoch the gradients of the real and of the fake loss make an obtuse
 angle at every iteration, close to 180 degrees; the sum often points against one of the two; with the weights neither
@@ -57,9 +57,9 @@ else:
 
 @dataclass(frozen=True)
 class Part:
-    """One study: what it runs, how it is drawn, what it says, and how many rows it has."""
+    """One study: what it runs, given the rows that are there; how it is drawn, what it says, how many rows it has."""
 
-    rows: Callable[[], Iterator[dict[str, Any]]]
+    rows: Callable[[list[dict[str, Any]]], Iterator[dict[str, Any]]]
     draw: Callable[[list[dict[str, Any]], Path], None]
     verdict: Callable[[list[dict[str, Any]]], dict[str, Any]]
     total: int
@@ -68,14 +68,14 @@ class Part:
 def parts(images: Images, size: Size, classifier: Path) -> dict[str, Part]:
     """The three studies."""
 
-    def on_grid() -> Iterator[dict[str, Any]]:
-        return grid(images, size, Judge(images, trained(images, classifier)))
+    def on_grid(before: list[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+        return grid(images, size, Judge(images, trained(images, classifier)), before)
 
     cells = len(size.alpha1) * len(size.alpha2) * size.grid_seeds
     return {
-        "angles": Part(lambda: angles(images, size), draw_angles, verdict_angles, 6 * size.seeds * size.iterations),
+        "angles": Part(lambda _: angles(images, size), draw_angles, verdict_angles, 6 * size.seeds * size.iterations),
         "scores": Part(
-            lambda: scores(images, size), draw_scores, verdict_scores, 2 * size.seeds * size.score_iterations
+            lambda _: scores(images, size), draw_scores, verdict_scores, 2 * size.seeds * size.score_iterations
         ),
         "grid": Part(on_grid, draw_grid, verdict_grid, 2 * cells),
     }
@@ -84,11 +84,12 @@ def parts(images: Images, size: Size, classifier: Path) -> dict[str, Part]:
 def rows_of(name: str, part: Part, out: Path) -> list[dict[str, Any]]:
     """The rows of a part: from its CSV if that is complete, and by running it if not, writing as it goes."""
     path = out / f"{name}.csv"
-    if path.exists() and len(rows := read(path)) == part.total:
-        return rows
+    before = read(path) if path.exists() else []
+    if len(before) == part.total:
+        return before
     with path.open("w", newline="") as file:
         writer = None
-        for row in tqdm(part.rows(), total=part.total, desc=name, unit="row", mininterval=1.0):
+        for row in tqdm(part.rows(before), total=part.total, desc=name, unit="row", mininterval=1.0):
             if writer is None:
                 writer = csv.DictWriter(file, row, lineterminator="\n")
                 writer.writeheader()

@@ -231,6 +231,12 @@ def test_angles_runs(folder: Path, tmp_path: Path) -> None:
         if row["loss"] == "aw-relative":
             assert max(real, fake) < 90.1
     assert seen > len(rows) / 2
+    # a grid that was cut off in its last cell runs that one again, to the same numbers, and no finished one
+    head, first, *others = (tmp_path / "grid.csv").read_text().splitlines()
+    marked = [head, first.rpartition(",")[0] + ",7.5", *others]
+    (tmp_path / "grid.csv").write_text("\n".join(marked[:-1]) + "\n")
+    angle_study.main(["--parts", "grid", "--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
+    assert (tmp_path / "grid.csv").read_text().splitlines() == marked
 
 
 def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> None:
