@@ -29,6 +29,9 @@ class Exchanging(Protocol):
     def together(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
         """What ``function`` returns; if it fails on one process, all of them raise."""
 
+    def check_micro_batch(self, before: list[Tensor], now: list[Tensor]) -> None:
+        """Raise `ValueError` if rows over these parameters cannot be added up."""
+
     def gradients(
         self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
     ) -> Gradients:
@@ -69,6 +72,9 @@ class OneProcess:
     def together(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
         """What ``function`` returns."""
         return function()
+
+    def check_micro_batch(self, before: list[Tensor], now: list[Tensor]) -> None:
+        """Whatever was frozen or thawed: rows are aligned by parameter."""
 
     def gradients(
         self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute

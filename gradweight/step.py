@@ -11,13 +11,15 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
+from .absent import present, with_absent
 from .accumulation import Accumulated
 from .combination import Combination
 from .combiner import Blocks, Combiner, block_of_each
-from .distributed import Group, Reduce, present, processes_of, stays, with_absent
+from .distributed import Group, processes_of, stays
 from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
 from .join import Joined
 from .one_process import Exchanging
+from .placement import Reduce
 from .rows import Row, added, combine
 from .rule import State
 from .rule_state import STATE_KEY, unpack
@@ -160,6 +162,8 @@ class Step:
         processes = self.exchanging(micro.params)
         if shared is not None:
             return self._at_representation(micro, shared, processes)
+        if self.accumulated is not None:
+            processes.check_micro_batch(self.accumulated.params, micro.params)
         held = self._held_weights(losses)
         by_losses = not self.settings.combiner.needs_gradients and self.settings.blocks is None
         if held is not None or by_losses:

@@ -308,3 +308,24 @@ def means_of_signals() -> tuple[float, float]:
 
 def test_losses_and_signals_are_averaged(pair: Pool) -> None:
     assert pair.run(means_of_signals) == [(0.5, 5.0)] * 2
+
+
+def frozen(reduce: str) -> tuple[float, str]:
+    net, reference = network(), network()
+    opt, expected = together(net, UPGrad(), reduce=reduce), alone(reference, UPGrad())
+    for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
+        one.backward(losses_of(model, mine(batch(0, 2))))
+        model.trunk[0].weight.requires_grad_(False)
+        try:
+            one.backward(losses_of(model, mine(batch(1, 2))))
+        except ValueError as error:
+            return 0.0, str(error)
+        one.step()
+    return distance(net, reference), ""
+
+
+def test_parameters_frozen_between_micro_batches(pair: Pool) -> None:
+    for apart, _ in pair.run(frozen, "all"):
+        assert apart < 1e-12
+    for _, message in pair.run(frozen, "scatter"):
+        assert message.startswith("reduce='scatter' needs the same parameters on all micro-batches of a step")

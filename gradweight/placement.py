@@ -1,0 +1,59 @@
+"""Placement: where the parts of a row lie, and which of them this process holds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Literal, TypeAlias
+
+from torch import Tensor
+
+from .buckets import Bucket, buckets_of
+from .sharding import first_coordinate, is_sharded, local, shards
+
+__all__ = ["Placement", "Reduce", "placement_of"]
+
+Reduce: TypeAlias = Literal["all", "scatter"]
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where the parts of a row lie, for one list of parameters.
+
+    Args:
+        params: the parameters.
+        local: what this process holds of each.
+        sharded: which of them are sharded already.
+        buckets: the others.
+        copies: how many processes hold the same part, for each parameter.
+        offsets: how many coordinates of all parameters come before each part.
+        text: what must be the same on all processes.
+    """
+
+    params: list[Tensor]
+    local: list[Tensor]
+    sharded: list[int]
+    buckets: list[Bucket]
+    copies: list[int]
+    offsets: list[int]
+    text: str
+
+
+def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int) -> Placement:
+    """Where the parts of a row lie on process ``rank`` of ``size``."""
+    sharded = [i for i, p in enumerate(params) if is_sharded(p)]
+    plain = [i for i, p in enumerate(params) if not is_sharded(p)]
+    copies = [size if reduce == "all" else 1] * len(params)
+    for i in sharded:
+        copies[i] = size // shards(params[i])
+    text = f"parameters ({len(params)} of shapes {[tuple(p.shape) for p in params]})"
+    buckets = buckets_of(params, plain, size)
+    offsets = list(accumulate((p.numel() for p in params), initial=0))
+    for i in sharded:
+        offsets[i] += first_coordinate(params[i])
+    if reduce == "scatter":
+        for bucket in buckets:
+            for i, skipped in zip(bucket.indices, bucket.skipped(rank, size), strict=True):
+                offsets[i] += skipped
+    return Placement(list(params), [local(p) for p in params], sharded, buckets, copies, offsets, text)
