@@ -66,7 +66,7 @@ def measure(name: str, device: torch.device, parts: str) -> dict[str, Any]:
             if variant.startswith("gradweight"):
                 raise
             # a peer's limits are a result, too
-            failed[variant] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            failed[variant] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
         gc.collect()
     problem = Problem.of(cell, device)
     size = sum(p.nbytes for p in problem.net.parameters())

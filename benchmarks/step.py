@@ -53,7 +53,7 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
             if variant.startswith("gradweight") and "compiled" not in variant:
                 raise
             # what a peer, or the compiler on this machine, cannot do is a result, too
-            failed[variant] = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            failed[variant] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
             problem.base.zero_grad()
     times = interleaved(steps, rounds=rounds, seconds=seconds, warmups=1, device=device, title=cell.title)
     return {

@@ -101,7 +101,8 @@ def ours_compiled(rule: Any) -> Callable[[Problem], Callable[[], None]]:
 
     def make(problem: Problem) -> Callable[[], None]:
         cell, net = problem.cell, problem.net
-        params = dict(net.named_parameters())
+        # detached, or the compiler also traces the derivative of the direction, which attention on a CPU has none of
+        params = {name: p.detach() for name, p in net.named_parameters()}
 
         def losses(p: dict[str, Tensor], *batch: Tensor) -> dict[str, Tensor]:
             return cell.losses(cell.outputs(lambda x: functional_call(net, p, (x,)), batch))
@@ -114,8 +115,8 @@ def ours_compiled(rule: Any) -> Callable[[Problem], Callable[[], None]]:
 
         def step() -> None:
             found, _ = direction(params, *problem.batch)
-            for name, p in params.items():
-                p.grad = found[name].detach()
+            for name, p in net.named_parameters():
+                p.grad = found[name]
             problem.base.step()
             problem.base.zero_grad()
 
