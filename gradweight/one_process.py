@@ -1,4 +1,4 @@
-"""One process: nothing to exchange. The counterpart of `gradweight.distributed.Processes`, method by method."""
+"""One process: nothing to exchange. Method by method the counterpart of `gradweight.distributed.processes`."""
 
 from __future__ import annotations
 

@@ -16,11 +16,10 @@ from .absent import present
 from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
-from .distributed import check_group
+from .distributed import Reduce, check_group
 from .gradients import ENGINES, Losses, check_losses
 from .hosts import explain_to_accelerate
 from .join import Joined, join, total
-from .placement import Reduce
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, pack
 from .step import Settings, Step

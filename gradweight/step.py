@@ -15,11 +15,10 @@ from .absent import present, with_absent
 from .accumulation import Accumulated
 from .combination import Combination
 from .combiner import Blocks, Combiner, block_of_each
-from .distributed import Group, processes_of, stays
+from .distributed import Group, Reduce, processes_of, stays
 from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
 from .join import Joined
 from .one_process import Exchanging
-from .placement import Reduce
 from .rows import Row, added, combine
 from .rule import State
 from .rule_state import STATE_KEY, unpack

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed
 
-from gradweight.agreement import Agreement, Disagreement
+from gradweight.distributed.agreement import Agreement, Disagreement
 
 from .pool import Pool
 

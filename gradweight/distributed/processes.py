@@ -10,16 +10,16 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, Work
 
-from .absent import present, with_absent
-from .accumulation import Accumulated
+from ..absent import present, with_absent
+from ..accumulation import Accumulated
+from ..gradients import Gradients
+from ..one_process import Compute
+from ..rows import Row, kept_targets
+from ..sums import OfParts, OfSamples, OfWholes, Sums
 from .agreement import Agreement
 from .exchange import Exchange, Road
-from .gradients import Gradients
-from .one_process import Compute
 from .placement import Placement, Reduce, placement_of
-from .rows import Row, kept_targets
 from .sharding import whole
-from .sums import OfParts, OfSamples, OfWholes, Sums
 
 __all__ = ["Processes"]
 

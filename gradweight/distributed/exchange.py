@@ -9,9 +9,9 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, Work
 
+from ..rows import Row, added
 from .agreement import Agreement, Asked
 from .placement import Placement, Reduce
-from .rows import Row, added
 from .sharding import local
 
 __all__ = ["Exchange", "Road"]

@@ -1,17 +1,4 @@
-"""Distributed: the gradient of each loss averaged over processes, so that all of them follow one direction.
-
-Data-parallel wrappers average what one ``.backward()`` leaves in ``.grad``; the gradients of single losses pass them
-by. Here each row is averaged as soon as its loss has been walked back, while the next loss is:
-
-- ``reduce="all"``: all-reduced in flat buffers. Every process holds all rows: 2mk elements on the wire.
-- ``reduce="scatter"``: reduce-scattered, so that a process holds 1/n of every row, combines that part, and the
-  direction is all-gathered: (m + 1)k elements on the wire, mk/n in memory. Inner products are summed over processes.
-- sharded (DTensor) parameters arrive averaged and sharded by FSDP2 itself: only inner products are summed.
-
-(k parameters, m losses, n processes; an all-reduce moves 2k(n - 1)/n, the other two k(n - 1)/n each.)
-
-What the hosts have to agree on, such as names, goes over CPU tensors, so that no device is waited for.
-"""
+"""Group: which processes take a step together."""
 
 from __future__ import annotations
 
@@ -21,7 +8,7 @@ from typing import Any
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, distributed_c10d
 
-from .one_process import Exchanging, OneProcess
+from ..one_process import Exchanging, OneProcess
 from .placement import Reduce
 from .processes import Processes
 from .sharding import is_sharded, mesh_group, shards
