@@ -91,8 +91,8 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     shown = {
         "gradweight AngleBisector, in place": ("ours, in place", "#0072b2", "o"),
         "gradweight AngleBisector": ("ours, kept for accumulation", "#56b4e9", "s"),
-        "TorchJD UPGrad, sequential, Gramian path": ("TorchJD, Gramian path", "#e69f00", "^"),
-        "TorchJD UPGrad, sequential": ("TorchJD", "#d55e00", "v"),
+        "TorchJD UPGrad, sequential, Gramian path": ("TorchJD UPGrad, sequential", "#e69f00", "^"),
+        "TorchJD ConFIG, sequential": ("TorchJD ConFIG, sequential", "#d55e00", "v"),
         "conflictfree ConFIG": ("conflictfree", "#777777", "D"),
     }
     figure, axes = plt.subplots(figsize=(9, 0.6 * len(results) + 1.6), layout="constrained")
@@ -107,6 +107,10 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
     axes.plot([], [], color="black", lw=1.2, label="floors: m - 1 in place, m kept")
     axes.set_yticks(range(len(results)), [f"{r['title']} (m = {r['losses']})" for r in results], fontsize=8)
     axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=5)
+    axes.set_xlim(-0.5, 1.4 * max(5, *(x for r in results for x in r["extra_in_parameters"].values())))
+    axes.set_xticks([0, 1, 2, 3, 4, 5, 10, 20, 50, 100], ["0", "1", "2", "3", "4", "5", "10", "20", "50", "100"])
+    axes.minorticks_off()
     axes.grid(axis="x", alpha=0.3)
     axes.set_xlabel("peak memory beyond the plain step / size of the parameters")
     figure.legend(fontsize=8, loc="outside right upper")

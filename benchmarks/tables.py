@@ -28,16 +28,18 @@ def markdown(header: list[str], rows: Rows) -> str:
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
-def provenance(machine: dict[str, Any]) -> str:
-    """Command, date and machine, with what else the machine had to do."""
-    parts = [f"{machine['cpu']}, {machine['cores']} cores", machine.get("gpu"), f"torch {machine['torch']}"]
-    if "load" in machine:
-        parts += [f"{machine['threads']} threads", f"load average {machine['load']}"]
-    return f"`{machine['command']}`, {machine['date'][:10]}: {', '.join(part for part in parts if part)}."
-
-
 def _sources(records: list[dict[str, Any]]) -> str:
-    return "\n".join(f"- {line}" for line in dict.fromkeys(provenance(machine) for machine in records))
+    """A line for each command and machine, with what else the machine had to do meanwhile."""
+    loads: dict[str, list[float]] = {}
+    for machine in records:
+        parts = [f"{machine['cpu']}, {machine['cores']} cores", machine.get("gpu"), f"torch {machine['torch']}"]
+        if "threads" in machine:
+            parts.append(f"threads: {machine['threads']}")
+        line = f"`{machine['command']}`, {machine['date'][:10]}: {', '.join(part for part in parts if part)}"
+        loads.setdefault(line, []).extend([machine["load"]] if machine.get("load") is not None else [])
+    return "\n".join(
+        f"- {line}{f', load average {min(some)} to {max(some)}' if some else ''}." for line, some in loads.items()
+    )
 
 
 def _by_cell(results: list[dict[str, Any]], values: Callable[[dict[str, Any]], dict[str, str]], corner: str) -> str:
