@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..rule import Array, array_namespace
 from ._linalg import _identity, _like
+from ._loops import compiled_once
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
@@ -22,29 +23,38 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     first = xp.arange(m, **_like(matrix, dtype=xp.int64)) < m // 2
     in_the_middle = identity * xp.flip(identity, axis=-1)
     vectors = identity
-    info = xp.finfo(matrix.dtype)
     for _ in range(min(2 + m, 10) * (m - 1 if m % 2 == 0 else m)):
-        diagonal = xp.linalg.diagonal(matrix)
-        partner = xp.flip(diagonal, axis=-1)
-        coupling = xp.sum(matrix * xp.flip(identity, axis=-1), axis=-1)
-        # two roundings of one number: partners that disagree about it turn by different angles, and V stops being
-        # orthogonal
-        coupling = (coupling + xp.flip(coupling, axis=-1)) / 2
-        # tan of the angle, the smaller root of t**2 + 2 tau t = 1, tau = (partner - diagonal) / (2 coupling)
-        coupled = xp.abs(coupling) > info.smallest_normal / info.eps
-        # clipped where t = 1 / (2 tau) is nothing, because tau squared would overflow
-        tau = xp.clip((partner - diagonal) / xp.where(coupled, 2 * coupling, 1), -(info.eps**-2), info.eps**-2)
-        sign = xp.where((tau > 0) | ((tau == 0) & first), 1, -1)
-        tan = xp.where(coupled, sign / (xp.abs(tau) + xp.sqrt(1 + tau**2)), 0)
-        tan = tan - xp.sum(in_the_middle * tan[None, :], axis=-1)
-        cos = 1 / xp.sqrt(1 + tan**2)
-        sin = tan * cos
-        matrix = cos[:, None] * matrix - sin[:, None] * xp.flip(matrix, axis=-2)
-        matrix = matrix * cos - xp.flip(matrix, axis=-1) * sin
-        vectors = vectors * cos - xp.flip(vectors, axis=-1) * sin
-        vectors = _moved_on(vectors, -1)
-        matrix = _moved_on(_moved_on(matrix, -1), -2)
+        matrix, vectors = _rotations(matrix, vectors, identity, in_the_middle, first)
     return xp.linalg.diagonal(matrix), vectors
+
+
+@compiled_once
+def _rotations(
+    matrix: Array, vectors: Array, identity: Array, in_the_middle: Array, first: Array
+) -> tuple[Array, Array]:
+    xp = array_namespace(matrix)
+    info = xp.finfo(matrix.dtype)
+    diagonal = xp.linalg.diagonal(matrix)
+    partner = xp.flip(diagonal, axis=-1)
+    coupling = xp.sum(matrix * xp.flip(identity, axis=-1), axis=-1)
+    # two roundings of one number: partners that disagree about it turn by different angles, and V stops being
+    # orthogonal
+    coupling = (coupling + xp.flip(coupling, axis=-1)) / 2
+    # tan of the angle, the smaller root of t**2 + 2 tau t = 1, tau = (partner - diagonal) / (2 coupling)
+    coupled = xp.abs(coupling) > info.smallest_normal / info.eps
+    # clipped where t = 1 / (2 tau) is nothing, because tau squared would overflow
+    tau = xp.clip((partner - diagonal) / xp.where(coupled, 2 * coupling, 1), -(info.eps**-2), info.eps**-2)
+    sign = xp.where((tau > 0) | ((tau == 0) & first), 1, -1)
+    tan = xp.where(coupled, sign / (xp.abs(tau) + xp.sqrt(1 + tau**2)), 0)
+    tan = tan - xp.sum(in_the_middle * tan[None, :], axis=-1)
+    cos = 1 / xp.sqrt(1 + tan**2)
+    sin = tan * cos
+    matrix = cos[:, None] * matrix - sin[:, None] * xp.flip(matrix, axis=-2)
+    matrix = matrix * cos - xp.flip(matrix, axis=-1) * sin
+    vectors = vectors * cos - xp.flip(vectors, axis=-1) * sin
+    vectors = _moved_on(vectors, -1)
+    matrix = _moved_on(_moved_on(matrix, -1), -2)
+    return matrix, vectors
 
 
 def resolved_eigenvalues(eigenvalues: Array, vectors: Array, norms: Array) -> Array:

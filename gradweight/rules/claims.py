@@ -342,7 +342,6 @@ CLAIMS: tuple[Claims, ...] = (
         CAGrad(),
         "the mean loss, with an eye on the loss that is worst off",
         vanishes_only_where_stationary=True,
-        losses=(1, 8),
     ),
     Claims(
         NashMTL(),

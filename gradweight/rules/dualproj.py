@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
+from ._cone import freed_of_conflicts
 from ._linalg import correlations, inverse_norms
 from ._preference import Preference, check_preference, preference_vector
-from ._quadratic import nonnegative_minimiser, resolved
 
 
 @dataclass(frozen=True)
@@ -40,8 +40,9 @@ class DualProj:
         for Multi-Objective Optimization. arXiv:2406.16232.
 
     Deviations:
-        The quadratic program is solved on correlations and exactly (up to 8 losses; beyond that see `_quadratic`),
-        without the authors' margin and without regularisation.
+        The quadratic program is solved on correlations and exactly, without the authors' margin and without
+        regularisation: a closed form for two losses, every face tried for up to 8, an active-set method beyond
+        (`_quadratic`, with its bound).
     """
 
     preference: Preference = field(default=None, hash=False)
@@ -60,6 +61,6 @@ class DualProj:
         largest = xp.max(length)
         unit = xp.where(largest > 0, largest, 1)
         target = (length / unit)[None, :]
-        y = target + nonnegative_minimiser(cosine, xp.sum(target[:, :, None] * cosine, axis=1))
-        y = xp.where(resolved(cosine, y, target)[:, None], y, 0)
+        y, stands_out = freed_of_conflicts(cosine, target)
+        y = xp.where(stands_out[:, None], y, 0)
         return y[0, :] * (inverse_norm * unit)

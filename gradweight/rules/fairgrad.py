@@ -25,8 +25,9 @@ class FairGrad:
 
     Args:
         alpha: between 0.2 and 10. The equation holds to 1e-8, relative, or to what rounding in ``sum_j w_j G_ij``
-            leaves certain of it, for gradients whose norms are within a factor of 1e6. Newton's method takes 20 steps
-            at alpha = 1, 30 below and 20 + 10 alpha above.
+            leaves certain of it, for gradients whose norms are within a factor of 1e6. Newton's method takes 30 steps
+            below 1 and 20 + 10 alpha above. For two losses it is one equation for the ratio of the weights, closed at
+            alpha = 1 and solved by 6 steps otherwise, to rounding errors (`_fairness`).
 
     Raises:
         ValueError: alpha outside of its range.

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._linalg import _identity, _like, correlations, inverse_norms
+from ._linalg import _identity, _like, _matvec, correlations, inverse_norms
+from ._loops import compiled_once
 from ._random import permutations
 from ._shares import check_range
 
@@ -45,7 +46,7 @@ class GradVac:
 
     Reference:
         Wang, Tsvetkov, Firat, Cao. Gradient Vaccine: Investigating and Improving Multi-task Optimization in Massively
-        Multilingual Models. ICLR 2021, arXiv:2010.05874, Algorithm 1, Eqs. 3 and 4; beta as in its experiments.
+        Multilingual Models. ICLR 2021, arXiv:2010.05874; beta as in its experiments.
     """
 
     beta: float = 0.01
@@ -71,18 +72,23 @@ class GradVac:
         order = permutations(self.seed, step, m, m, gram)
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
-            products = vaccinated @ cosine
-            squared = xp.sum(products * vaccinated, axis=-1)
-            length = xp.sqrt(xp.where(squared > 0, squared, 1))
-            phi = xp.clip(xp.sum(products * other, axis=-1) / length, -1, 1)
-            target = xp.clip(xp.sum(targets * other, axis=-1), -1, 1 - 1e-6)
-            sine, target_sine = _sine(phi), _sine(target)
-            added = length * (target * sine / target_sine - phi)
-            added = xp.where((phi < target) & (squared > 0), added, 0)
-            targets = targets + self.beta * (phi[:, None] - targets) * other
-            vaccinated = vaccinated + added[:, None] * other
+            vaccinated, targets = _vaccine(other, vaccinated, targets, cosine, self.beta)
         length = xp.where(active > 0, 1 / xp.where(active > 0, inverse_norm, 1), 0)
         return xp.sum(length[:, None] * vaccinated, axis=0) * inverse_norm, {"targets": targets}
+
+
+@compiled_once
+def _vaccine(other: Array, vaccinated: Array, targets: Array, cosine: Array, beta: float) -> tuple[Array, Array]:
+    xp = array_namespace(cosine)
+    products = _matvec(cosine, vaccinated)
+    squared = xp.sum(products * vaccinated, axis=-1)
+    length = xp.sqrt(xp.where(squared > 0, squared, 1))
+    phi = xp.clip(xp.sum(products * other, axis=-1) / length, -1, 1)
+    target = xp.clip(xp.sum(targets * other, axis=-1), -1, 1 - 1e-6)
+    sine, target_sine = _sine(phi), _sine(target)
+    added = length * (target * sine / target_sine - phi)
+    added = xp.where((phi < target) & (squared > 0), added, 0)
+    return vaccinated + added[:, None] * other, targets + beta * (phi[:, None] - targets) * other
 
 
 def _sine(cosine: Array) -> Array:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, correlations, inverse_norms
+from ._linalg import _identity, _like, _matvec, correlations, inverse_norms
+from ._loops import compiled_once
 from ._random import permutations
 
 
@@ -52,8 +53,14 @@ class PCGrad:
         order = permutations(self.seed, step, m, m, gram)
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
-            inner = xp.sum((surgery @ cosine) * other, axis=-1)
-            surgery = surgery - xp.clip(inner, None, 0)[:, None] * other
+            surgery = _freed_of(other, surgery, cosine)
         active = inverse_norm > 0
         length = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
         return xp.sum(length[:, None] * surgery, axis=0) * inverse_norm
+
+
+@compiled_once
+def _freed_of(other: Array, surgery: Array, cosine: Array) -> Array:
+    xp = array_namespace(cosine)
+    inner = xp.sum(_matvec(cosine, surgery) * other, axis=-1)
+    return surgery - xp.clip(inner, None, 0)[:, None] * other

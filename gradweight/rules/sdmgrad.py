@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
 from ._linalg import _matvec, inverse_norms
+from ._loops import compiled_once
 from ._simplex import simplex_projection
 
 
@@ -45,7 +46,7 @@ class SDMGrad:
 
     Reference:
         Xiao, Ban, Ji. Direction-oriented Multi-objective Learning: Simple and Provable Stochastic Algorithms.
-        NeurIPS 2023, arXiv:2305.18409, Algorithm 1; the normalisation is in section 6.1.
+        NeurIPS 2023, arXiv:2305.18409; the normalisation is in section 6.1.
 
     Deviations:
         No 1e-8 is added to the squared norms, which would stop the weights where gradients are small. Without
@@ -94,6 +95,13 @@ class SDMGrad:
         w = simplex_projection(state["w"], active)
         velocity = 0 * w
         for _ in range(self.iterations):
-            velocity = self.momentum * velocity + _matvec(a, w + self.lam * mean)
-            w = simplex_projection(w - self.lr * velocity, active)
+            w, velocity = _iteration(a, w, velocity, self.momentum, self.lam * mean, self.lr, active)
         return (w + self.lam * mean) / (1 + self.lam), {"w": w}
+
+
+@compiled_once
+def _iteration(
+    a: Array, w: Array, velocity: Array, momentum: float, pull: Array, lr: float, active: Array
+) -> tuple[Array, Array]:
+    velocity = momentum * velocity + _matvec(a, w + pull)
+    return simplex_projection(w - lr * velocity, active), velocity

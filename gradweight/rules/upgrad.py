@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
+from ._cone import freed_of_conflicts
 from ._linalg import _identity, correlations, inverse_norms
 from ._preference import Preference, check_preference, preference_vector
-from ._quadratic import nonnegative_minimiser, resolved
 
 
 @dataclass(frozen=True)
@@ -40,9 +40,10 @@ class UPGrad:
         A_UPGrad and the Proposition on its weights.
 
     Deviations:
-        The quadratic programs are solved on correlations and exactly (up to 8 losses; beyond that see `_quadratic`).
-        The authors' code adds 1e-4 to the diagonal of the Gram matrix instead, divided by its trace, and so returns
-        conflicting directions once norms differ thirtyfold.
+        The quadratic programs are solved on correlations and exactly: a closed form for two losses, every face tried
+        for up to 8, an active-set method beyond (`_quadratic`, with its bound). The authors' code adds 1e-4 to the
+        diagonal of the Gram matrix instead, divided by its trace, and so returns conflicting directions once norms
+        differ thirtyfold.
     """
 
     preference: Preference = field(default=None, hash=False)
@@ -57,8 +58,8 @@ class UPGrad:
         cosine = correlations(gram, inverse_norm)
         itself = _identity(gram) * xp.linalg.diagonal(cosine)[:, None]
         # row i: p_i / |g_i| in coordinates along the unit gradients
-        projections = itself + nonnegative_minimiser(cosine, cosine)
-        projections = xp.where(resolved(cosine, projections, itself)[:, None], projections, 0)
+        projections, stand_out = freed_of_conflicts(cosine, itself)
+        projections = xp.where(stand_out[:, None], projections, 0)
         # |g_i| / |g_j|, formed before anything is multiplied by it so that neither norm can overflow
         active = inverse_norm > 0
         ratio = inverse_norm[None, :] / xp.where(active, inverse_norm, 1)[:, None]

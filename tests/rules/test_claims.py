@@ -94,10 +94,11 @@ def outcome(claims: Claims, problem: Problem, names=None) -> Outcome:
 
 
 @st.composite
-def problems(draw, claims: Claims, at_most=5, agreeing=False, zero_rows=True, norms=6.0):
+def problems(draw, claims: Claims, agreeing=False, zero_rows=True, norms=6.0):
     """Gradients of any rank, some of them equal, opposed or zero, with norms that differ by up to 1e12."""
     low, high = claims.losses
-    m = draw(st.integers(low, min(high, max(at_most, low))))
+    # few losses most of the time: what goes wrong goes wrong among five, and shows better there
+    m = draw(st.one_of(st.integers(low, min(high, max(5, low))), st.integers(low, high)))
     k = draw(st.integers(1, m + 2))
     rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
     rows = rng.standard_normal((m, k))
@@ -141,7 +142,7 @@ def test_every_rule_is_in_the_list():
 @given(data=st.data())
 @few_examples
 def test_non_conflicting(claims, data):
-    problem = data.draw(problems(claims, at_most=8))
+    problem = data.draw(problems(claims))
     found = outcome(claims, problem)
     length, norms = np.linalg.norm(found.direction), np.linalg.norm(problem.rows, axis=1)
     # the last term is rounding: the rule knows the gradients from their rounded inner products only
@@ -251,7 +252,7 @@ def test_rules_that_ask_for_no_gradients_claim_not_to_read_them():
 @given(data=st.data())
 @few_examples
 def test_finite_and_zero_gradients_left_out(claims, data):
-    problem = data.draw(problems(claims, at_most=8))
+    problem = data.draw(problems(claims))
     found = outcome(claims, problem)
     active = np.any(problem.rows != 0, axis=1)
     assert np.all(np.isfinite(found.direction))

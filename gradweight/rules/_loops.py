@@ -1,0 +1,52 @@
+"""Loops of fixed length whose body ``torch.compile`` compiles once instead of once for each turn."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
+
+import torch
+
+P = ParamSpec("P")
+R = TypeVar("R")
+
+
+def compiled_once(body: Callable[P, R]) -> Callable[P, R]:
+    """The same function; under ``torch.compile`` all its calls share one compiled region.
+
+    Without it a solver of thirty steps is thirty copies of its step, which compile for minutes. Everywhere else, in
+    eager mode, NumPy, JAX and inside of the transforms of `torch.func`, a call is a plain call.
+
+    Args:
+        body: a pure function of arrays, whose results are new arrays and not views of its arguments.
+    """
+
+    # The None keeps Dynamo from reusing a trace by comparing guards, which fails on globals of array_api_compat.
+    # Equal regions are still compiled once.
+    @torch.compiler.nested_compile_region
+    def region(*args: Any) -> tuple[R, None]:
+        return body(*args), None  # type: ignore[call-arg]
+
+    @functools.wraps(body)
+    def call(*args: P.args, **kwargs: P.kwargs) -> R:
+        if torch.compiler.is_dynamo_compiling() and not _transformed():
+            result: R = region(*_no_two_the_same(args))[0]
+            return result
+        return body(*args, **kwargs)
+
+    return call
+
+
+def _no_two_the_same(args: tuple[Any, ...]) -> list[Any]:
+    # an array that is passed twice becomes one input of the region, which later calls with two arrays must not share
+    distinct: list[Any] = []
+    for argument in args:
+        distinct.append(argument + 0 if any(argument is other for other in distinct) else argument)
+    return distinct
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def _transformed() -> bool:
+    # regions have no rule for vmap and grad; torch offers no public way to ask whether one of them is at work
+    return torch._C._functorch.maybe_current_level() is not None
