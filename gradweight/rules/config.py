@@ -30,7 +30,7 @@ class ConFIG:
 
     Reference:
         Liu, Chu, Thuerey. ConFIG: Towards Conflict-free Training of Physics Informed Neural Networks. ICLR 2025,
-        arXiv:2408.11104, equations 2 and 3.
+        arXiv:2408.11104, equation 2.
 
     Deviations:
         The pseudo-inverse is that of the correlations, from their eigenvalues (`_eigen`); those below 4 m^2 eps count

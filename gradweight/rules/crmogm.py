@@ -41,8 +41,11 @@ class CRMOGM:
 
     Reference:
         Zhou, Zhang, Jiang, Zhong, Gu, Zhu. On the Convergence of Stochastic Multi-Objective Gradient Manipulation and
-        Beyond. NeurIPS 2022, Algorithm 1. The paper starts from any point of the simplex and may let alpha grow to 1
-        as the learning rate falls; ours is constant.
+        Beyond. NeurIPS 2022.
+
+    Deviations:
+        The paper starts from any point of the simplex and may let alpha grow to 1 as the learning rate falls; ours is
+        constant.
     """
 
     rule: Rule

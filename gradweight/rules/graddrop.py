@@ -45,8 +45,10 @@ class GradDrop:
 
     Reference:
         Chen, Ngiam, Huang, Luong, Kretzschmar, Chai, Anguelov. Just Pick a Sign: Optimizing Deep Multitask Models
-        with Gradient Sign Dropout. NeurIPS 2020, arXiv:2010.06808, Algorithm 1, Eq. 1, with f the identity. The paper
-        masks gradients at an activation, summed over the batch; here it is those of the parameters.
+        with Gradient Sign Dropout. NeurIPS 2020, arXiv:2010.06808, Algorithm 1, with f the identity.
+
+    Deviations:
+        The paper masks gradients at an activation, summed over the batch; here it is those of the parameters.
     """
 
     leak: Mapping[str, float] | None = field(default=None, hash=False)

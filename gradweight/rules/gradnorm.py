@@ -38,9 +38,12 @@ class GradNorm:
 
     Reference:
         Chen, Badrinarayanan, Lee, Rabinovich. GradNorm: Gradient Normalization for Adaptive Loss Balancing in Deep
-        Multitask Networks. ICML 2018, arXiv:1711.02257, Eqs. 1 and 2. The paper moves the weights towards these
-        targets by gradient descent on the differences; we set them there, which leaves no learning rate to tune. It
-        takes norms at the last shared layer; here they are those at all the parameters of the optimizer.
+        Multitask Networks. ICML 2018, arXiv:1711.02257.
+
+    Deviations:
+        The paper moves the weights towards these targets by gradient descent on the differences; we set them there,
+        which leaves no learning rate to tune. It takes norms at the last shared layer; here they are those at all the
+        parameters of the optimizer.
     """
 
     alpha: float = 1.5

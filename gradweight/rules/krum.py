@@ -37,7 +37,7 @@ class Krum:
 
     Reference:
         Blanchard, El Mhamdi, Guerraoui, Stainer. Machine Learning with Adversaries: Byzantine Tolerant Gradient
-        Descent. NeurIPS 2017, Section 4. Ties go to the lowest index there.
+        Descent. NeurIPS 2017, arXiv:1703.02757. Ties go to the lowest index there.
     """
 
     byzantine: int = 1

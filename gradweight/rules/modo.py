@@ -42,7 +42,7 @@ class MoDo:
 
     Reference:
         Chen, Fernando, Ying, Chen. Three-Way Trade-Off in Multi-Objective Learning: Optimization, Generalization and
-        Conflict-Avoidance. NeurIPS 2023, JMLR 2024, arXiv:2305.20057, Algorithm 1.
+        Conflict-Avoidance. NeurIPS 2023, JMLR 2024, arXiv:2305.20057.
 
     Deviations:
         Without `cross` one batch gives both factors of G: simple, but biased towards losses whose gradients are

@@ -32,7 +32,7 @@ class NashMTL:
 
     Reference:
         Navon, Shamsian, Achituve, Maron, Kawaguchi, Chechik, Fetaya. Multi-Task Learning as a Bargaining Game.
-        ICML 2022, arXiv:2202.01017, Claim 3.1.
+        ICML 2022, arXiv:2202.01017, Algorithm 1.
 
     Deviations:
         The equation is solved by Newton's method instead of a sequence of twenty convex programs that stops at a

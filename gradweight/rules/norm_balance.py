@@ -36,8 +36,11 @@ class NormBalance:
 
     Reference:
         Défossez, Copet, Synnaeve, Adi. High Fidelity Neural Audio Compression. TMLR 2023, arXiv:2210.13438,
-        Section 3.4, Eq. 5. The authors balance the gradients at the decoder's output; here it is those at the
-        parameters. They add 1e-12 to the average; leaving out zero gradients needs no constant.
+        section 3.4.
+
+    Deviations:
+        The authors balance the gradients at the decoder's output; here it is those at the parameters. They add 1e-12
+        to the average; leaving out zero gradients needs no constant.
     """
 
     shares: Mapping[str, float] | None = field(default=None, hash=False)

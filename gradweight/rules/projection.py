@@ -1,4 +1,4 @@
-"""Orthogonal projection: Theorems 2.2, 2.3 and 3 of Adaptive Weighted Discriminator, for any number of losses."""
+"""Orthogonal projection: Theorems 2 and 3 of Adaptive Weighted Discriminator, for any number of losses."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class OrthogonalProjection:
 
     With ``t = sum g_i/|g_i|`` over the favoured losses (``sum g_i`` when not normalized), the direction is ``t``
     less its orthogonal projection on the span of the protected gradients; (m, m) -> (m,). For one favoured loss
-    r and one protected loss f that is Theorem 2.2, ``w_r = 1/|g_r|, w_f = -<g_r, g_f>/(|g_f|^2 |g_r|)``, and
+    r and one protected loss f that is Theorem 2, case 2, ``w_r = 1/|g_r|, w_f = -<g_r, g_f>/(|g_f|^2 |g_r|)``, and
     without normalization Theorem 3, ``w_r = 1, w_f = -<g_r, g_f>/|g_f|^2``. The direction makes 90 degrees with
     every protected gradient and at most 90 with ``t``.
 
@@ -50,7 +50,8 @@ class OrthogonalProjection:
 
     Reference:
         Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
-        CVPR 2021, arXiv:2012.03149, Theorems 2.2, 2.3 and 3. Several protected losses are our extension.
+        CVPR 2021, arXiv:2012.03149, Theorem 2, cases 2 and 3, and Theorem 3. Several protected losses are
+        our extension.
     """
 
     favour: Names

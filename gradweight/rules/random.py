@@ -31,7 +31,7 @@ class Random:
 
     Reference:
         Lin, Ye, Zhang, Tsang. Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning.
-        TMLR 2022, arXiv:2111.10603, Algorithm 1 (loss weighting; on gradients, Algorithm 2, the weights are the same).
+        TMLR 2022, arXiv:2111.10603. Weights on losses and weights on gradients are the same here.
     """
 
     seed: int = 0

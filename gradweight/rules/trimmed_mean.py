@@ -33,7 +33,7 @@ class TrimmedMean:
 
     Reference:
         Yin, Chen, Ramchandran, Bartlett. Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates.
-        ICML 2018, arXiv:1803.01498, Definition 2.
+        ICML 2018, arXiv:1803.01498, the coordinate-wise trimmed mean.
     """
 
     trim: int = 1

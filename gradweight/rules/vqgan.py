@@ -35,9 +35,12 @@ class VQGANWeight:
 
     Reference:
         Esser, Rombach, Ommer. Taming Transformers for High-Resolution Image Synthesis. CVPR 2021, arXiv:2012.09841,
-        Eq. 7; factor and bound as in the authors' code. They take the gradients at the decoder's last layer; here
-        they are those at all the parameters of the optimizer. They add 1e-6 (in code 1e-4) to |g_adv|, which swamps
-        small gradients; leaving out zero ones needs no constant.
+        Eq. 7; factor and bound as in the authors' code.
+
+    Deviations:
+        The authors take the gradients at the decoder's last layer; here they are those at all the parameters of the
+        optimizer. They add 1e-6 (in code 1e-4) to |g_adv|, which swamps small gradients; leaving out zero ones needs
+        no constant.
     """
 
     reconstruction: str = "reconstruction"
