@@ -1,4 +1,4 @@
-"""The angle bisector: Theorem 2.1 of Adaptive Weighted Discriminator, for any number of losses."""
+"""The angle bisector: Theorem 2, case 1, of Adaptive Weighted Discriminator, for any number of losses."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ class AngleBisector:
     with ``sum_i a_i = m``, and ``w_i = a_i/|g_i|``; (m, m) -> (m,). The optimality condition of that problem is
     ``u_i . d = |d|^2 / m`` for every i, the equal angles, and at m = 2 it gives ``a = (1, 1)``.
 
-    The angle is never obtuse, so no loss rises to first order. A weight can be negative when m > 2, where one
-    gradient points so nearly between the others that only subtracting it makes the angles equal.
+    The angle is never obtuse, so no loss rises to first order. **Weights can be negative and very large when m > 2**,
+    where one gradient points so nearly between the others that only subtracting it makes the angles equal, at nearly
+    90 degrees; `NashMTL` has positive weights and is the same direction at m = 2.
 
     Linearly dependent gradients: ``d`` is unique all the same, being the point of an affine set nearest to the
     origin, but the weights are not; of the redundant gradients those picked first by the pivoting carry the
@@ -35,7 +36,7 @@ class AngleBisector:
 
     Reference:
         Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
-        CVPR 2021, arXiv:2012.03149, Theorem 2.1. The theorem is for two losses; more are our extension.
+        CVPR 2021, arXiv:2012.03149, Theorem 2, case 1. The theorem is for two losses; more are our extension.
     """
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:

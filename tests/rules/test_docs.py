@@ -1,13 +1,16 @@
 """The page on rules: its table is the list of claims, and its code runs and keeps its claims."""
 
+import doctest
 import importlib
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from gradweight import MultiObjectiveGradient
+from gradweight.rules import AngleBisector
 from gradweight.rules.claims import CLAIMS, claims_table
 
 from . import test_claims
@@ -30,6 +33,18 @@ def test_table_is_the_list_of_claims():
 def test_every_rule_is_recommended_for_something(name):
     prose = PAGE.split("## What each rule claims")[0]
     assert re.search(rf"`[^`]*\b{name}\b[^`]*`", prose) or name in ("Constant", "Mean")
+
+
+def test_the_warning_about_equal_angles():
+    section = PAGE.split("### Equal angles among three or more losses\n")[1].split("\n## ")[0]
+    test = doctest.DocTestParser().get_doctest(section, {}, "docs/rules.md", None, 0)
+    assert len(test.examples) == 8
+    assert doctest.DocTestRunner(verbose=False).run(test).failed == 0
+    # and what it says of two losses, and of a gradient still nearer to the others
+    rows = np.array([[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [1.0, 1.0, 0.01]])
+    direction = AngleBisector()(rows @ rows.T) @ rows
+    cosines = rows @ direction / np.linalg.norm(rows, axis=1) / np.linalg.norm(direction)
+    np.testing.assert_allclose(np.degrees(np.arccos(cosines)), 89, atol=0.05)
 
 
 def test_own_rule_runs_and_keeps_its_claims(tmp_path, monkeypatch):
