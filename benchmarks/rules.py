@@ -1,6 +1,6 @@
 """What does a rule cost, where does it lead, and where does it differ from the peer's?
 
-    python benchmarks/rules.py [--parts toy,agreement,time] [--rounds N] [--compile-seconds S] [--quick]
+    python benchmarks/rules.py [--parts toy,agreement,time] [--rounds N] [--compile-seconds S] [--out DIR] [--quick]
 
 - **toy**: the two-objective problem of CAGrad and Nash-MTL, the first objective times 0.1 as in the latter, from five
   starts; trajectories of every rule that takes two losses.
@@ -41,6 +41,7 @@ from gradweight.rule import CoordinateRule, Signals, StatefulRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
 
 RESULTS = Path(__file__).parent / "results" / "rules"
+KINDS = ("eager", "compiled", "NumPy", "TorchJD")
 SIZES = (2, 4, 8, 16)
 CURVE = "#c0392b"
 
@@ -133,7 +134,7 @@ def on_the_front(point: np.ndarray) -> bool:
     return bool(abs(point[1] + 8.4) < 0.5 and abs(point[0]) < 7.5)
 
 
-def run_toy(steps: int) -> None:
+def run_toy(steps: int, out: Path) -> None:
     # once each: an instance can be in the list twice, with more claims for two losses than for many
     chosen = [claims for i, claims in enumerate(CLAIMS) if takes(claims, 2) and not _listed(claims, CLAIMS[:i])]
     record: dict[str, Any] = {
@@ -155,15 +156,15 @@ def run_toy(steps: int) -> None:
             "on_the_front": sum(on_the_front(end) for end in ends),
             "seconds": round(time.perf_counter() - began, 1),
         }
-    write("toy", record)
-    draw_toy(paths, record["rules"])
+    write(out, "toy", record)
+    draw_toy(paths, record["rules"], out)
 
 
 def _listed(claims: Claims, others: tuple[Claims, ...]) -> bool:
     return any(claims.rule == other.rule for other in others)
 
 
-def draw_toy(paths: dict[str, list[np.ndarray]], found: dict[str, Any]) -> None:
+def draw_toy(paths: dict[str, list[np.ndarray]], found: dict[str, Any], out: Path) -> None:
     xs, ys = np.linspace(-11, 11, 121), np.linspace(-11, 11, 121)
     total = np.array([[(objectives(x, y)[0] / SCALES).sum() for x in xs] for y in ys])
     columns = 7
@@ -185,7 +186,7 @@ def draw_toy(paths: dict[str, list[np.ndarray]], found: dict[str, Any]) -> None:
         fontsize=10,
     )
     figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(RESULTS / "toy.png", dpi=110)
+    figure.savefig(out / "toy.png", dpi=110)
     plt.close(figure)
 
 
@@ -233,7 +234,7 @@ def matrix_root(gram: torch.Tensor) -> torch.Tensor:
     return vectors * values.clamp(min=0).sqrt()
 
 
-def run_agreement(trials: int) -> None:
+def run_agreement(trials: int, out: Path) -> None:
     record: dict[str, Any] = {"machine": machine_record(), "trials": trials, "m": 3, "rules": {}}
     theirs = peers(3)
     ratios = [1, 3, 10, 30, 100, 1000]
@@ -268,26 +269,31 @@ def run_agreement(trials: int) -> None:
         record["rules"][claims.name] = rows_of_table
         for row in rows_of_table:
             tqdm.write(f"{claims.name:12} {row}")
-    write("agreement", record)
+    write(out, "agreement", record)
 
 
 # ---- time
 
 
-def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: tuple[int, ...]) -> None:
-    # sizes that are not measured now keep what was measured before, each with the record of its own run
-    before = json.loads((RESULTS / "time.json").read_text()) if (RESULTS / "time.json").exists() else {}
+def run_time(rounds: int, compile_budget: float, only: set[str], sizes: tuple[int, ...], out: Path) -> None:
+    # what is not measured now stays as it was measured before, each size with the record of its last run
+    before = json.loads((out / "time.json").read_text()) if (out / "time.json").exists() else {}
     machines: dict[str, Any] = before.get("machine", {})
-    results: list[dict[str, Any]] = [r for r in before.get("results", []) if r["m"] not in sizes]
+    results: list[dict[str, Any]] = [
+        r for r in before.get("results", []) if r["m"] not in sizes or (only and r["rule"] not in only)
+    ]
     too_slow: set[str] = set()
+    if compile_budget > 0:
+        # what the first compilation of a process takes longer is no rule's
+        torch.compile(lambda x: x + 1)(torch.zeros(3))
     for m in sizes:
         rng = np.random.default_rng(m)
         rows = rng.standard_normal((m, 64)).astype(np.float32)
         data = {"numpy": (rows @ rows.T, rng.uniform(0.5, 2, m).astype(np.float32), np.asarray(3))}
         data["torch"] = tuple(torch.tensor(x) for x in data["numpy"])
         coordinates = {"numpy": rows, "torch": torch.tensor(rows)}
-        statistics: dict[str, dict[str, Any]] = {"numpy": statistics_of(rows)}
-        statistics["torch"] = {name: torch.tensor(x) for name, x in statistics["numpy"].items()}
+        entries: dict[str, dict[str, Any]] = {"numpy": statistics_of(rows)}
+        entries["torch"] = {name: torch.tensor(x) for name, x in entries["numpy"].items()}
         theirs = peers(m)
         for claims in tqdm([c for c in CLAIMS if takes(c, m) and (not only or c.name in only)], desc=f"m = {m}"):
             call = caller(claims)
@@ -295,22 +301,22 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: t
                 kind: (coordinates[kind], *data[kind][1:]) if isinstance(claims.rule, CoordinateRule) else data[kind]
                 for kind in data
             }
-            state = {kind: call(*given[kind], None, statistics[kind])[1] for kind in data}
+            state = {kind: call(*given[kind], None, entries[kind])[1] for kind in data}
             contenders = {
-                "eager": lambda c=call, g=given["torch"], s=state["torch"], x=statistics["torch"]: c(*g, s, x),
-                "NumPy": lambda c=call, g=given["numpy"], s=state["numpy"], x=statistics["numpy"]: c(*g, s, x),
+                "eager": lambda c=call, g=given["torch"], s=state["torch"], x=entries["torch"]: c(*g, s, x),
+                "NumPy": lambda c=call, g=given["numpy"], s=state["numpy"], x=entries["numpy"]: c(*g, s, x),
             }
             compile_seconds = None
             if compile_budget > 0 and claims.name not in too_slow:
                 torch.compiler.reset()
                 compiled = torch.compile(call, fullgraph=True, dynamic=False)
                 began = time.perf_counter()
-                compiled(*given["torch"], state["torch"], statistics["torch"])
+                compiled(*given["torch"], state["torch"], entries["torch"])
                 compile_seconds = round(time.perf_counter() - began, 1)
                 if compile_seconds > compile_budget:
                     too_slow.add(claims.name)
-                contenders["compiled"] = lambda c=compiled, g=given["torch"], s=state["torch"], x=statistics["torch"]: (
-                    c(*g, s, x)
+                contenders["compiled"] = lambda c=compiled, g=given["torch"], s=state["torch"], x=entries["torch"]: c(
+                    *g, s, x
                 )
             if claims.name in theirs:
                 contenders["TorchJD"] = lambda w=theirs[claims.name], g=data["torch"][0]: w(g)
@@ -327,8 +333,32 @@ def run_time(rounds: int, compile_budget: float, only: set[str] | None, sizes: t
                     | ({"compile_seconds": compile_seconds} if kind == "compiled" else {})
                 )
         machines[f"m = {m}"] = machine_record() | {"threads": torch.get_num_threads()}
-        write("time", {"machine": machines, "results": results})
-    draw_time(results)
+        write(out, "time", {"machine": machines, "results": results, "compile_budget_seconds": compile_budget})
+        (out / "time.md").write_text(time_table(results, compile_budget) + "\n")
+    draw_time(results, out)
+
+
+def time_table(results: list[dict[str, Any]], compile_budget: float) -> str:
+    """Microseconds of one call and seconds of compilation, a row for each rule and number of losses."""
+    found = {(r["rule"], r["m"], r["kind"]): r for r in results}
+    columns = ["rule", "losses", *(f"{kind}, µs" for kind in KINDS), "compiling, s"]
+    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
+    for claims in CLAIMS:
+        for m in SIZES:
+            cells = [found.get((claims.name, m, kind)) for kind in KINDS]
+            if not any(cells):
+                why = "not measured" if takes(claims, m) else f"for {claims.losses[0]} to {claims.losses[1]} losses"
+                lines.append(f"| `{claims.name}` | {m} | {why} |" + " |" * (len(KINDS)))
+                continue
+            compiled = found.get((claims.name, m, "compiled"), {}).get("compile_seconds")
+            why = {"compiled": f"fewer losses took over {compile_budget:g} s", "TorchJD": "has none"}
+            texts = [
+                f"{cell['microseconds']:.0f}" if cell else why.get(kind, "")
+                for kind, cell in zip(KINDS, cells, strict=True)
+            ]
+            seconds = "" if compiled is None else f"{compiled:.1f}"
+            lines.append(f"| `{claims.name}` | {m} | " + " | ".join(texts) + f" | {seconds} |")
+    return "\n".join(lines)
 
 
 def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -343,7 +373,7 @@ def interleaved(contenders: dict[str, Callable[[], Any]], rounds: int) -> dict[s
     return times
 
 
-def draw_time(results: list[dict[str, Any]]) -> None:
+def draw_time(results: list[dict[str, Any]], out: Path) -> None:
     names = sorted({result["rule"] for result in results}, key=str.lower, reverse=True)
     figure, grid = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 0.24 * len(names) + 1.2), sharey=True)
     marks = {"eager": ("o", CURVE), "compiled": ("s", "#1f5fa8"), "NumPy": ("D", "#2e8b57"), "TorchJD": ("x", "black")}
@@ -360,13 +390,13 @@ def draw_time(results: list[dict[str, Any]]) -> None:
     grid[0].legend(fontsize=7, loc="lower right")
     figure.suptitle("Time of one call of each rule, CPU, float32: median and quartiles", fontsize=10)
     figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(RESULTS / "time.png", dpi=110)
+    figure.savefig(out / "time.png", dpi=110)
     plt.close(figure)
 
 
-def write(name: str, record: dict[str, Any]) -> None:
-    RESULTS.mkdir(parents=True, exist_ok=True)
-    (RESULTS / f"{name}.json").write_text(json.dumps(record, indent=1, default=float) + "\n")
+def write(out: Path, name: str, record: dict[str, Any]) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{name}.json").write_text(json.dumps(record, indent=1, default=float) + "\n")
 
 
 def main() -> None:
@@ -374,18 +404,19 @@ def main() -> None:
     parser.add_argument("--parts", default="toy,agreement,time", help="which of toy, agreement, time")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument(
-        "--compile-seconds", type=float, default=8, metavar="S", help="no larger m beyond this; 0: compile nothing"
+        "--compile-seconds", type=float, default=60, metavar="S", help="no larger m beyond this; 0: compile nothing"
     )
     parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of losses, for the part `time`")
     parser.add_argument("--only", default="", help="names of rules, for the part `time`")
+    parser.add_argument("--out", type=Path, default=RESULTS, help="folder of the results")
     parser.add_argument("--quick", action="store_true", help="a few steps and rounds, to see that it runs")
     arguments = parser.parse_args()
     warnings.filterwarnings("ignore", category=UserWarning)
     parts = arguments.parts.split(",")
     if "toy" in parts:
-        run_toy(100 if arguments.quick else 2500)
+        run_toy(100 if arguments.quick else 2500, arguments.out)
     if "agreement" in parts:
-        run_agreement(3 if arguments.quick else 60)
+        run_agreement(3 if arguments.quick else 60, arguments.out)
     if "time" in parts:
         only = set(filter(None, arguments.only.split(",")))
         run_time(
@@ -393,6 +424,7 @@ def main() -> None:
             arguments.compile_seconds,
             only,
             tuple(map(int, arguments.sizes.split(","))),
+            arguments.out,
         )
 
 
