@@ -19,13 +19,13 @@ from ..strategies import EPS, SEEDS, regular_sets, structured_sets, weights
 
 @st.composite
 def ill_scaled_sets(draw: st.DrawFn, min_m: int = 1, max_m: int = 16) -> np.ndarray:
-    """Gradients of every kind of dependence, exact and near, norms 1e-6 to 1e6 apart from a scale of 1e-15 to 1e15."""
+    """Gradients of every kind of dependence, exact and near, norms 1e-6 to 1e6 apart from a scale of 1e-30 to 1e30."""
     rows = draw(st.one_of(structured_sets(min_m, max_m), regular_sets(min_m, max_m)))
     rng = np.random.default_rng(draw(SEEDS))
     if draw(st.booleans()):
         # nearly dependent: what is small beside the structure is drawn at random
         rows = np.hstack([rows, 10.0 ** draw(st.floats(-10, 0)) * rng.standard_normal(rows.shape)])
-    return rows * 10.0 ** rng.uniform(-6, 6, (len(rows), 1)) * 10.0 ** draw(st.floats(-15, 15))
+    return rows * 10.0 ** rng.uniform(-6, 6, (len(rows), 1)) * 10.0 ** draw(st.floats(-30, 30))
 
 
 def cosines_of(rows: np.ndarray) -> np.ndarray:

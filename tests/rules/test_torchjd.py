@@ -10,6 +10,8 @@ What differs, and why (measured below; `docs/rules.md` has the numbers):
 - **zero rows**: they keep weight 1/m and shrink the rest; MGDA puts all of the weight there, and training stops.
 - **Frank and Wolfe's iterations** for MGDA stop at two or three digits.
 - **Krum**'s scores are sums of squared distances in the paper and here, of distances in the peer.
+- **Learned weights**: the peer's Uncertainty and IMTL-L train parameters with the model's optimizer, ours have none;
+  so only the fixed scalarisations are compared.
 """
 
 from __future__ import annotations
@@ -30,10 +32,17 @@ from gradweight.rules import (
     ConFIG,
     DualProj,
     FairGrad,
+    GeometricMean,
+    GradDrop,
     GradVac,
     Krum,
+    Mean,
+    MoDo,
     NashMTL,
     PCGrad,
+    SDMGrad,
+    SmoothTchebycheff,
+    Sum,
     TrimmedMean,
     UPGrad,
     from_torchjd,
@@ -129,6 +138,66 @@ def test_fairgrad_agrees():
         theirs = from_torchjd(peer.FairGradWeighting(alpha=1.0))(rows @ rows.T)
         # their solver stops at 1e-8 of the residual
         assert distance(rows.T @ FairGrad(1.0)(rows @ rows.T), rows.T @ theirs) < 1e-5
+
+
+@pytest.mark.parametrize("alpha", [0.5, 2.0])
+@pytest.mark.parametrize("m", [2, 3])
+def test_fairgrad_agrees_at_other_alphas(alpha, m):
+    pytest.importorskip("scipy")
+    for seed in range(5):
+        # without conflicts: their solver starts from weights of 1 and stops in between where one has far to go
+        rows = gradients(seed, m) + 1
+        theirs = from_torchjd(peer.FairGradWeighting(alpha=alpha))(rows @ rows.T)
+        assert distance(rows.T @ FairGrad(alpha)(rows @ rows.T), rows.T @ theirs) < 1e-5
+
+
+def test_sdmgrad_and_modo_agree():
+    """Both from the products of two batches' gradients. Theirs adds 1e-8 to the squared scale."""
+    rng = np.random.default_rng(0)
+    pairs = [
+        (SDMGrad(lr=0.3), peer.SDMGradWeighting(lr=0.3)),
+        (MoDo(gamma=0.1, rho=0.2), peer.MoDoWeighting(gamma=0.1, rho=0.2)),
+    ]
+    for ours, theirs in pairs:
+        state = ours.init(np.eye(4))
+        for step in range(5):
+            rows = gradients(step, m=4, ratio=3.0)
+            # the diagonal that the scale is taken from is that of one batch here, of the products there
+            cross = rows @ (rows + 0.1 * rng.standard_normal(rows.shape)).T
+            np.fill_diagonal(cross, np.sum(rows**2, axis=1))
+            weights, state = ours.update(rows @ rows.T, state, cross=cross)
+            np.testing.assert_allclose(weights, theirs(torch.tensor(cross)).numpy(), rtol=1e-6, atol=1e-7)
+
+
+def test_graddrop_agrees_on_what_may_be_kept():
+    """In each coordinate the sum of the positive or of the negative entries, either as often there as here."""
+    rows = gradients(0, m=4)
+    kept = np.stack([np.clip(rows, None, 0).sum(axis=0), np.clip(rows, 0, None).sum(axis=0)])
+    torch.manual_seed(0)
+    often = []
+    for directions in (
+        np.stack([GradDrop(seed=seed).combine(rows, step=seed) for seed in range(300)]),
+        np.stack([peer.GradDrop()(torch.tensor(rows)).numpy() for _ in range(300)]),
+    ):
+        chosen = np.isclose(directions[:, None, :], kept)
+        assert chosen.any(axis=1).all()
+        often.append(chosen[:, 1].mean(axis=0))
+    # a difference of two frequencies of 300 draws has a standard deviation of at most 0.041
+    np.testing.assert_allclose(often[0], often[1], atol=0.2)
+
+
+def test_fixed_weights_and_scalarisations_agree():
+    scalarisation = pytest.importorskip("torchjd.scalarization")
+    gram = np.eye(3)
+    for ours, theirs in [(Sum(), peer.SumWeighting()), (Mean(), peer.MeanWeighting())]:
+        np.testing.assert_allclose(ours(gram), from_torchjd(theirs)(gram))
+    losses = torch.tensor([0.3, 1.0, 4.0], dtype=torch.float64, requires_grad=True)
+    for ours, theirs in [
+        (GeometricMean(), scalarisation.GeometricMean()),
+        (SmoothTchebycheff(mu=0.7), scalarisation.STCH(mu=0.7)),
+    ]:
+        (expected,) = torch.autograd.grad(theirs(losses), losses)
+        np.testing.assert_allclose(ours(gram, losses=losses.detach().numpy()), expected.numpy(), rtol=1e-12)
 
 
 @pytest.mark.parametrize("m", [2, 3, 5])
