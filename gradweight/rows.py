@@ -7,12 +7,14 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
+from .gram import gram
+from .layout import CHUNK, LOW_PRECISION, fits, flatten, is_dense
 from .ownership import private
 
 __all__ = [
@@ -29,80 +31,6 @@ __all__ = [
 
 Row: TypeAlias = list[Tensor | None]
 
-CHUNK = 2**18
-"""Elements of a row that are multiplied at a time: 1 MiB of float32, so that the chunks of a few rows stay in
-the cache between the products that need them, and memory is read once instead of m times."""
-
-_LOW_PRECISION = (torch.float16, torch.bfloat16)
-
-
-def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
-    """Inner products of the rows, ``G[i, j] = sum_p Re <g_ip, conj g_jp>``, symmetric: (m, m).
-
-    The dtype is float64 if any gradient is double precision, else float32: it says how accurate the entries are.
-    Products of half-precision gradients are formed in float32, chunk sums are added up in float64. A complex
-    gradient counts as its real and imaginary parts. Gradients on several devices are reduced where they are, and
-    the sums meet on the device of the first one. Nothing is read back by the host.
-
-    Squares must fit float32: with single-precision gradients a norm beyond 1e19 gives inf (and so a direction of
-    NaN, never a wrong one), and one below 1e-19 loses digits until, below 1e-22, it counts as zero.
-    """
-    m = len(rows)
-    products: dict[torch.device, _Products] = {}
-    double = False
-    for tensors in zip(*rows, strict=True):
-        one = next((t for t in tensors if t is not None), None)
-        if one is None:
-            continue
-        double = double or one.dtype in (torch.float64, torch.complex128)
-        if one.device not in products:
-            products[one.device] = _Products(m)
-        for pieces in _chunks(tensors):
-            products[one.device].add(pieces)
-    sums = [on_device.sums() for on_device in products.values()]
-    total = sums[0]
-    for other in sums[1:]:
-        total = total + other.to(total.device, non_blocking=True)
-    entries = iter(total.to(torch.float64 if double else torch.float32).unbind())
-    upper = {(i, j): next(entries) for i in range(m) for j in range(i, m)}
-    return torch.stack([upper[min(i, j), max(i, j)] for i in range(m) for j in range(m)]).view(m, m)
-
-
-class _Products:
-    """Inner products of aligned pieces of m rows on one device, taken while a few pieces are in the cache."""
-
-    def __init__(self, m: int) -> None:
-        self.pairs = [(i, j) for i in range(m) for j in range(i, m)]
-        self.values: list[list[Tensor]] = [[] for _ in self.pairs]
-        self.waiting: list[list[Tensor]] = [[] for _ in range(m)]
-        self.elements = 0
-
-    def add(self, pieces: Sequence[Tensor | None]) -> None:
-        present = [piece for piece in pieces if piece is not None]
-        if len(present) < len(pieces):
-            zero = present[0].new_zeros(())
-            for values, (i, j) in zip(self.values, self.pairs, strict=True):
-                x, y = pieces[i], pieces[j]
-                values.append(zero if x is None or y is None else torch.dot(x, y))
-            return
-        for row, piece in zip(self.waiting, present, strict=True):
-            row.append(piece)
-        self.elements += present[0].numel()
-        if self.elements >= CHUNK:
-            self.multiply()
-
-    def multiply(self) -> None:
-        for values, (i, j) in zip(self.values, self.pairs, strict=True):
-            values.extend(map(torch.dot, self.waiting[i], self.waiting[j]))
-        for row in self.waiting:
-            row.clear()
-        self.elements = 0
-
-    def sums(self) -> Tensor:
-        self.multiply()
-        together = [value for values in self.values for value in values]
-        return torch.stack(together).view(len(self.pairs), -1).sum(1, dtype=torch.float64)
-
 
 def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) -> None:
     """Write ``sum_i weights[i] * rows[i]`` into ``out``, parameter by parameter: (m,) weights, nothing returned.
@@ -111,45 +39,55 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
     """
     prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+    key: tuple[torch.device, torch.dtype] | None = None
+    factors: tuple[Tensor, ...] = ()
     for target, *tensors in zip(out, *rows, strict=True):
         if target is None:
             continue
-        wide = torch.float32 if target.dtype in _LOW_PRECISION else target.dtype
-        key = (target.device, wide)
-        if key not in prepared:
-            prepared[key] = weights.to(*key, non_blocking=True).unbind()
-        terms = [(w, t) for w, t in zip(prepared[key], tensors, strict=True) if t is not None]
-        if wide != target.dtype:
-            _combine_wide(terms, target)
+        if key != (target.device, target.dtype):
+            key = target.device, target.dtype
+            if key not in prepared:
+                wide = torch.float32 if target.dtype in LOW_PRECISION else target.dtype
+                prepared[key] = weights.to(target.device, wide, non_blocking=True).unbind()
+            factors = prepared[key]
+        if target.dtype in LOW_PRECISION:
+            _combine_wide([(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None], target)
             continue
-        torch.mul(terms[0][1], terms[0][0], out=target)
-        for weight, tensor in terms[1:]:
-            target.addcmul_(tensor, weight)
+        begun = False
+        for weight, tensor in zip(factors, tensors, strict=True):
+            if tensor is None:
+                continue
+            if begun:
+                target.addcmul_(tensor, weight)
+            else:
+                torch.mul(tensor, weight, out=target)
+                begun = True
 
 
 def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
     tensors = [target, *(tensor for _, tensor in terms)]
+    pieces: Iterable[Sequence[Tensor]] = (tensors,)
     if len({tensor.stride() for tensor in tensors}) == 1 and is_dense(target):
-        pieces = _chunks(tensors, widen=False)
-    else:  # flattening would copy the target, and what is written to a copy is lost
-        pieces = iter([list(tensors)])
+        pieces = zip(*(torch.split(t, CHUNK) for t in flatten(tensors)), strict=True)
+    # else as they are: flattening would copy the target, and what is written to a copy is lost
     for piece in pieces:
-        parts = [w * _some(t).to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
-        _some(piece[0]).copy_(torch.stack(parts).sum(0))
+        parts = [w * t.to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
+        piece[0].copy_(torch.stack(parts).sum(0))
 
 
 def directions_by_coordinate(
     rule: Callable[..., Tensor],
     name: str,
     rows: Sequence[Row],
-    finite: Tensor,
+    finite: Tensor | None,
     out: Sequence[Tensor | None],
     own: Sequence[Mapping[str, Any]],
 ) -> list[tuple[Tensor, Tensor]]:
-    """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it; NaN unless ``finite``.
+    """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it.
 
     A gradient that does not exist counts as zeros. Nothing is written here, so that a rule that fails on the last
-    parameter has changed none. For each parameter the rule is passed what is its ``own``, by keyword.
+    parameter has changed none. NaN unless ``finite``; None says that it is. For each parameter the rule is passed
+    what is its ``own``, by keyword.
 
     Raises:
         ValueError: the rule, called ``name``, returned another shape than the parameter's.
@@ -165,7 +103,9 @@ def directions_by_coordinate(
                 f"{name} must return the direction of a parameter, shape {tuple(target.shape)}; "
                 f"got shape {tuple(direction.shape)}"
             )
-        directions.append((target, torch.where(finite.to(target.device), direction, torch.nan)))
+        if finite is not None:
+            direction = torch.where(finite.to(target.device), direction, torch.nan)
+        directions.append((target, direction))
     return directions
 
 
@@ -211,7 +151,7 @@ def in_place_targets(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor
             targets.append(None)
             continue
         tensor = _some(rows[first][index])
-        if ours[first][index] and _fits(tensor, parameter):
+        if ours[first][index] and fits(tensor, parameter):
             targets.append(tensor)
         else:
             targets.append(torch.empty_like(parameter, requires_grad=False))
@@ -225,60 +165,11 @@ def kept_targets(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
         if all(t is None for t in tensors):
             targets.append(None)
             continue
-        if parameter not in kept or not _fits(kept[parameter], parameter):
-            kept[parameter] = torch.empty_like(parameter, requires_grad=False)
-        targets.append(kept[parameter])
+        target = kept.get(parameter)
+        if target is None or not fits(target, parameter):
+            target = kept[parameter] = torch.empty_like(parameter, requires_grad=False)
+        targets.append(target)
     return targets
-
-
-def _chunks(tensors: Sequence[Tensor | None], widen: bool = True) -> Iterator[Sequence[Tensor | None]]:
-    """Aligned 1-D pieces of tensors of one shape, real-valued and in at least float32 if ``widen``."""
-    flats = _flatten(tensors)
-    one = next(t for t in flats if t is not None)
-    n, widen = one.numel(), widen and one.dtype in _LOW_PRECISION
-    if n <= CHUNK and not widen:
-        yield flats
-        return
-    for start in range(0, max(n, 1), CHUNK):
-        pieces = [None if t is None else t[start : start + CHUNK] for t in flats]
-        yield [None if t is None else t.to(torch.float32) for t in pieces] if widen else pieces
-
-
-def _flatten(tensors: Sequence[Tensor | None]) -> Sequence[Tensor | None]:
-    """1-D views in one common order: that of the storage if all agree on it, which copies nothing."""
-    one = next(t for t in tensors if t is not None)
-    if one.is_complex():
-        tensors = [None if t is None else torch.view_as_real(t.resolve_conj()) for t in tensors]
-        one = next(t for t in tensors if t is not None)
-    if one.dim() == 1 or one.is_contiguous() or not is_dense(one):
-        return [None if t is None else t.reshape(-1) for t in tensors]
-    if any(t.stride() != one.stride() for t in tensors if t is not None):
-        return [None if t is None else t.reshape(-1) for t in tensors]
-    return [None if t is None else t.as_strided((t.numel(),), (1,)) for t in tensors]
-
-
-def is_dense(tensor: Tensor) -> bool:
-    """Whether the elements fill a stretch of memory, each place once, in whatever order."""
-    if tensor.is_contiguous():
-        return True
-    expected = 1
-    for stride, size in sorted(zip(tensor.stride(), tensor.shape, strict=True)):
-        if size == 1:
-            continue
-        if stride != expected:
-            return False
-        expected *= size
-    return True
-
-
-def _fits(tensor: Tensor, parameter: Tensor) -> bool:
-    return (
-        tensor.shape == parameter.shape
-        and tensor.dtype == parameter.dtype
-        and tensor.device == parameter.device
-        and is_dense(tensor)
-        and (tensor.stride() == parameter.stride() or not is_dense(parameter))
-    )
 
 
 def _some(tensor: Tensor | None) -> Tensor:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .rows import _chunks
+from .layout import chunks
 
 __all__ = ["Statistics", "statistics"]
 
@@ -53,7 +53,7 @@ def statistics(rows: Sequence[Sequence[Tensor | None]]) -> Statistics:
         if one is None:
             continue
         count += one.numel() * (2 if one.is_complex() else 1)
-        for pieces in _chunks(tensors):
+        for pieces in chunks(tensors):
             zero = next(piece for piece in pieces if piece is not None).new_zeros(())
             # not a 1-norm, which adds up one after the other on a CPU: 2e-3 off after 2^18 entries in float32
             entries = [zero if piece is None else piece.abs() for piece in pieces]

@@ -8,10 +8,11 @@ from torch import Tensor, nn
 
 from benchmarks.counting import count
 from gradweight import MultiObjectiveGradient
-from gradweight.rows import CHUNK, combine, gram
+from gradweight.gram import CUTS, gram
+from gradweight.rows import combine
 from gradweight.rules import AngleBisector
 
-K = 3 * CHUNK + 1000  # several chunks and a rest, all of them large enough to be counted
+K = 3 * CUTS["cpu"].piece + 1000  # several chunks and a rest, all of them large enough to be counted
 LARGE = 500
 
 

@@ -6,7 +6,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gradweight.rows import CHUNK, accumulate, combine, gram, in_place_targets, kept_targets
+from gradweight.layout import CHUNK
+from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 LAYOUTS = ("contiguous", "transposed", "channels last", "expanded", "strided", "narrow")

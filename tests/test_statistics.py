@@ -15,7 +15,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
-from gradweight.rows import CHUNK
+from gradweight.layout import CHUNK
 from gradweight.rules import PINNAnnealing
 from gradweight.statistics import statistics
 
