@@ -21,6 +21,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 from torch.autograd.graph import Node
+from torch.nn import Parameter
 
 from .rows import Row
 
@@ -81,10 +82,10 @@ def loss_gradients(
             "whose graph is already built: use engine='autograd' or 'auto'"
         )
     values = check_losses(losses)
-    graphs = [Graph.of(loss) for loss in values.values()]
+    graphs = Graph.of_each(list(values.values()))
     check_reached(values, graphs, params, engine)
     hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
-    retain = retain_graphs(graphs, retain_graph)
+    retain = [retain_graph or graph.shared for graph in graphs]
     names_left = iter(values)
 
     def hand_over(row: Row) -> Row:
@@ -200,10 +201,10 @@ def _vjp(
 
     def record(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
         values = check_losses(function(dict(inputs)))
-        graphs = [Graph.of(loss) for loss in values.values()]
+        graphs = Graph.of_each(list(values.values()))
         if any(graph.reentrant for graph in graphs):
             raise RuntimeError(_reentrant_message("engine='func'"))
-        rows = by_autograd(list(values.values()), list(inputs.values()), retain_graphs(graphs, False), scale)
+        rows = by_autograd(list(values.values()), list(inputs.values()), [graph.shared for graph in graphs], scale)
         _check_nonempty(values, rows)
         names.extend(values)
         reached.extend([t is not None for t in row] for row in rows)
@@ -247,11 +248,32 @@ def _named(params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, T
 
 @dataclass(frozen=True)
 class Graph:
-    """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches."""
+    """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches.
+
+    Args:
+        nodes, leaves: as far as the walk went.
+        reentrant: whether a reentrant checkpoint is among the nodes.
+        shared: whether the walk stopped short at a node that it was told to stop at.
+    """
 
     nodes: set[Node]
     leaves: set[int]
     reentrant: bool
+    shared: bool = False
+
+    @staticmethod
+    def of_each(losses: Sequence[Tensor]) -> list[Graph]:
+        """The part of each loss's graph that no later loss has; the others share what is not in their own.
+
+        Every node is visited once, however many losses there are. A graph that shares a node with a later one must
+        outlive its backward.
+        """
+        graphs: list[Graph] = []
+        later: set[Node] = set()
+        for loss in reversed(losses):
+            graphs.append(Graph.of(loss, later))
+            later |= graphs[-1].nodes
+        return graphs[::-1]
 
     @staticmethod
     def of(loss: Tensor, stops: Collection[Node] = ()) -> Graph:
@@ -260,11 +282,14 @@ class Graph:
             return Graph(set(), {id(loss)}, False)
         nodes: set[Node] = set()
         leaves: set[int] = set()
-        reentrant = False
+        reentrant = shared = False
         pending: list[Node] = [loss.grad_fn]
         while pending:
             node = pending.pop()
-            if node in nodes or node in stops:
+            if node in nodes:
+                continue
+            if node in stops:
+                shared = True
                 continue
             # by type: a custom function's node also has whatever attributes its forward has set on it
             kind = type(node).__name__
@@ -276,7 +301,7 @@ class Graph:
             for parent, _ in node.next_functions:
                 if parent is not None:
                     pending.append(parent)
-        return Graph(nodes, leaves, reentrant)
+        return Graph(nodes, leaves, reentrant, shared)
 
 
 def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
@@ -296,12 +321,19 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
-    for name, graph in zip(values, graphs, strict=True):
-        if graph.reentrant:  # the parameters inside the checkpoint are not in this graph
-            if engine == "autograd":
-                raise RuntimeError(_reentrant_message("engine='autograd'"))
-        elif not sharded and graph.leaves.isdisjoint(ids) and graph.nodes.isdisjoint(inner):
+    reentrant = any(graph.reentrant for graph in graphs)
+    if reentrant and engine == "autograd":
+        raise RuntimeError(_reentrant_message("engine='autograd'"))
+    for (name, loss), graph in zip(values.items(), graphs, strict=True):
+        # the parameters inside a checkpoint are not in the graph
+        if sharded or graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
+            continue
+        if not (graph.shared and _reaches(Graph.of(loss), ids, inner)):
             raise ValueError(_unreached_message(name))
+
+
+def _reaches(graph: Graph, leaves: set[int], inner: set[Node]) -> bool:
+    return not (graph.leaves.isdisjoint(leaves) and graph.nodes.isdisjoint(inner))
 
 
 def _check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
@@ -325,7 +357,9 @@ def _reentrant_message(engine: str) -> str:
 
 
 def _sharded(params: Iterable[Tensor]) -> bool:
-    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in params)
+    # asking a tensor for an attribute that it lacks is slow
+    others = [p for p in params if type(p) not in (Parameter, Tensor)]
+    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in others)
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:

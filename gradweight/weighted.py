@@ -33,7 +33,7 @@ def weighted_gradient(
     Raises:
         ValueError: a loss reaches no parameter.
     """
-    check_reached(losses, [Graph.of(loss) for loss in losses.values()], params, engine)
+    check_reached(losses, Graph.of_each(list(losses.values())), params, engine)
     device = next(iter(losses.values())).device
     with torch.enable_grad():  # the backward of join() runs without
         pairs = zip(weights.unbind(), losses.values(), strict=True)
