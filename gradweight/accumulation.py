@@ -58,7 +58,7 @@ class Accumulated:
         """One micro-batch."""
         device = params[0].device
         dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
-        losses = torch.stack([loss.reshape(()).to(device, dtype) for loss in gradients.losses])
+        losses = torch.stack([_scalar(loss, device, dtype) for loss in gradients.losses])
         tensors = {name: _as_tensor(value, losses) for name, value in signals.items()}
         if scale is not None:
             scale = scale.detach().to(losses)
@@ -127,6 +127,12 @@ def _aligned(rows: list[Row], then: list[Tensor], now: list[Tensor]) -> list[Row
         return rows
     position = {p: index for index, p in enumerate(then)}
     return [[row[position[p]] if p in position else None for p in now] for row in rows]
+
+
+def _scalar(loss: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    if loss.dim() == 0 and loss.dtype == dtype and loss.device == device:
+        return loss  # what is not asked of torch costs nothing
+    return loss.reshape(()).to(device, dtype)
 
 
 def _as_tensor(value: Tensor | float, like: Tensor) -> Tensor:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import functools
+import math
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
 
 import torch
@@ -11,6 +13,7 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .combination import Combination
+from .readable import on_numpy, readable
 from .rows import Row, combine, directions_by_coordinate
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
 from .sums import Part, Sums
@@ -44,6 +47,8 @@ class Combiner:
         self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
         self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
+        # not inherited: what a subclass overrides may be torch code
+        self._faster_on_numpy = vars(type(rule)).get("faster_on_numpy", False)
 
     def __call__(
         self,
@@ -67,7 +72,7 @@ class Combiner:
             TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
         """
         # backward() inside an autocast region must not round the rule's matrices to half precision
-        with torch.autocast(targets_device(targets).type, enabled=False):
+        with _no_autocast(targets_device(targets).type):
             if blocks is None:
                 return self._whole(accumulated, saved, targets, sums)
             return self._by_block(accumulated, blocks, saved, targets, sums)
@@ -103,8 +108,8 @@ class Combiner:
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, given, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
-        finite = torch.isfinite(matrix).all()
-        weights = torch.where(finite, weights, torch.nan)
+        finite = _finite(matrix)
+        weights = _or_nan(weights, finite)
         directions = self._by_coordinate(part, given, finite, targets, sums)
         _write(accumulated.rows, weights, directions, targets)
         return Combination(accumulated.names, losses, matrix, weights), changed
@@ -125,18 +130,18 @@ class Combiner:
         found = sums.grams([(rows[block], members[block]) for block in members])
         grams = {block: accumulated.unscaled(matrix) for block, matrix in zip(members, found, strict=True)}
         total = functools.reduce(torch.add, (matrix.to(targets_device(targets)) for matrix, _ in grams.values()))
-        finite = torch.isfinite(total).all()
+        finite = _finite(total)
 
         changed: State = {}
         decided: dict[str | None, tuple[Tensor, Directions | None]] = {}
         combinations: dict[str, Combination] = {}
         for block, (matrix, losses) in grams.items():
             if block is None:
-                decided[block] = torch.where(finite, torch.ones_like(matrix[0]), torch.nan), None
+                decided[block] = _or_nan(torch.ones_like(matrix[0]), finite), None
                 continue
             statistics = self._statistics(accumulated, (rows[block], members[block]), matrix, sums)
             weights, given, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
-            weights = torch.where(finite, weights, torch.nan)
+            weights = _or_nan(weights, finite)
             changed |= some
             some_targets = [targets[i] for i in members[block]]
             part = rows[block], members[block]
@@ -175,17 +180,22 @@ class Combiner:
             # a checkpoint may have been read to another device
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
-            weights, changed[key] = self._stateful.update(matrix, state, **given)
+            weights, changed[key] = self._call(self._stateful.update, matrix, state, **given)
         else:
-            weights = self.rule(matrix, **given)  # type: ignore[operator]
+            weights = self._call(self.rule, matrix, **given)  # type: ignore[arg-type]
         check_weights(weights, self.signals.rule, matrix)
         return weights.detach().to(matrix), given, changed
 
     def _statistics(self, accumulated: Accumulated, part: Part, matrix: Tensor, sums: Sums) -> dict[str, Tensor]:
         return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
 
+    def _call(self, function: Callable[..., Any], matrix: Tensor, *args: Any, **given: Any) -> Any:
+        if self._faster_on_numpy and len(matrix) > 2 and readable(matrix):
+            return on_numpy(function, matrix, *args, **given)
+        return function(matrix, *args, **given)
+
     def _by_coordinate(
-        self, part: Part, given: dict[str, Any], finite: Tensor, targets: Sequence[Tensor | None], sums: Sums
+        self, part: Part, given: dict[str, Any], finite: Tensor | None, targets: Sequence[Tensor | None], sums: Sums
     ) -> Directions | None:
         if self._coordinate is None:
             return None
@@ -199,6 +209,23 @@ class Combiner:
             for mapping, reaches in zip(own, sums.reaches(part), strict=True):
                 mapping["reaches"] = reaches
         return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, own)
+
+
+def _no_autocast(device_type: str) -> AbstractContextManager[object]:
+    if torch.is_autocast_enabled(device_type):
+        return torch.autocast(device_type, enabled=False)
+    return nullcontext()
+
+
+def _finite(matrix: Tensor) -> Tensor | None:
+    """Whether all entries are finite, on the device; None where the host has seen that they are."""
+    if readable(matrix) and all(math.isfinite(entry) for row in matrix.tolist() for entry in row):
+        return None
+    return torch.isfinite(matrix).all()
+
+
+def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
+    return weights if finite is None else torch.where(finite, weights, torch.nan)
 
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:

@@ -60,6 +60,8 @@ class CAGrad:
 
     c: float = 0.5
 
+    faster_on_numpy = True
+
     def __post_init__(self) -> None:
         if not (math.isfinite(self.c) and self.c >= 0):
             raise ValueError(f"CAGrad needs a finite c of at least 0; got {self.c}")

@@ -47,6 +47,8 @@ class FairGrad:
 
     alpha: float = 1.0
 
+    faster_on_numpy = True
+
     def __post_init__(self) -> None:
         if not 0.2 <= self.alpha <= 10:
             raise ValueError(f"FairGrad needs alpha between 0.2 and 10; got {self.alpha}")

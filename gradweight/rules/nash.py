@@ -41,6 +41,8 @@ class NashMTL:
         learning rate you want, clip with torch if you want, and compute weights every step.
     """
 
+    faster_on_numpy = True
+
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         inverse_norm = inverse_norms(gram)

@@ -1,0 +1,122 @@
+"""Reading numbers where that waits for nobody: what counts as readable, and rules that are faster on NumPy."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gradweight import MultiObjectiveGradient, rules
+from gradweight.readable import on_numpy, readable
+from gradweight.rule import Signals, StatefulRule
+from gradweight.rules.claims import CLAIMS, NAMES
+
+FASTER = [claims.rule for claims in CLAIMS if vars(type(claims.rule)).get("faster_on_numpy")]
+
+
+def test_plain_numbers_are_readable():
+    assert readable(torch.eye(2))
+    assert not readable(torch.eye(2, requires_grad=True))
+    assert not readable(torch.eye(2, device="meta"))
+    assert not readable(nn.Parameter(torch.eye(2)))
+    with FakeTensorMode():
+        assert not readable(torch.eye(2))
+
+
+def test_what_a_transform_or_a_compiler_looks_at_is_not_readable():
+    seen = []
+
+    def look(x):
+        seen.append(readable(x))
+        return 2 * x
+
+    torch.vmap(look)(torch.ones(3, 2))
+    torch.func.grad(lambda x: look(x).sum())(torch.ones(2))
+    assert seen == [False, False]
+    branch = torch.compile(lambda x: x + 1 if readable(x) else x - 1, backend="eager", fullgraph=True)
+    assert branch(torch.zeros(1)) == -1
+
+
+def test_arrays_go_in_and_tensors_come_out():
+    def rule(gram, /, *, names, losses, state):
+        assert isinstance(gram, np.ndarray)
+        assert isinstance(losses, np.ndarray)
+        assert names == ("a", "b")
+        return np.diagonal(gram), {"mean": state["mean"] + np.float32(1.5), "step": np.asarray(3)}
+
+    matrix = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
+    weights, state = on_numpy(
+        rule, matrix, names=("a", "b"), losses=torch.ones(2), state={"mean": torch.zeros((), dtype=torch.float32)}
+    )
+    assert weights.tolist() == [1.0, 2.0]
+    assert (state["mean"].dtype, state["mean"].item()) == (torch.float32, 1.5)
+    assert state["step"].item() == 3
+    weights += 1  # no view of the matrix
+    assert matrix[0, 0] == 1
+
+
+def test_only_rules_that_are_measured_to_gain_are_marked():
+    assert {type(rule).__name__ for rule in FASTER} == {"AlignedMTL", "CAGrad", "ConFIG", "FairGrad", "NashMTL"}
+
+
+@pytest.mark.parametrize("rule", FASTER, ids=lambda rule: type(rule).__name__)
+def test_both_ways_give_the_same_weights(rule):
+    gradients = torch.randn(4, 30)
+    gram = gradients @ gradients.T
+    given = Signals.of(rule).select({"names": NAMES[:4], "losses": torch.rand(4)})
+    assert not isinstance(rule, StatefulRule)
+    expected, found = rule(gram, **given), on_numpy(rule, gram, **given)
+    # sums are rounded in another order, and some rules' constants are double precision to NumPy
+    torch.testing.assert_close(found.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_who_is_shown_arrays():
+    """A marked class is, from three losses on; a subclass, whose code may be torch, is not."""
+    seen = []
+
+    class Marked:
+        faster_on_numpy = True
+
+        def __call__(self, gram):
+            seen.append(type(gram))
+            return 0 * gram[0] + 1
+
+    class Sub(Marked):
+        pass
+
+    for rule in (Marked(), Sub(), lambda gram: Marked()(gram)):
+        for m in (2, 3):
+            w = nn.Parameter(torch.ones(4))
+            opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), rule)
+            opt.backward({str(i): (w * (i + 1)).sum() for i in range(m)})
+            assert w.grad.tolist() == [m * (m + 1) / 2] * 4
+    assert seen == [torch.Tensor, np.ndarray, *[torch.Tensor] * 4]
+
+
+def test_a_stateful_rule_keeps_tensors():
+    class Counting:
+        faster_on_numpy = True
+
+        def init(self, gram):
+            return {"seen": torch.zeros(len(gram))}
+
+        def update(self, gram, state):
+            assert isinstance(gram, np.ndarray)
+            assert isinstance(state["seen"], np.ndarray)
+            return 0 * gram[0] + 1, {"seen": state["seen"] + 1}
+
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Counting())
+    for _ in range(2):
+        opt.zero_grad()
+        opt.backward({name: w.sum() for name in "abc"})
+        opt.step()
+    (state,) = [v for k, v in opt.param_groups[0]["rule_state"].items() if "state of" in k]
+    assert state["seen"].tolist() == [2.0] * 3
+
+
+def test_infinite_entries_raise_no_warning():
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), rules.ConFIG())
+    opt.backward({"a": w.sum() * float("inf"), "b": w.sum(), "c": w[0]})
+    assert w.grad.isnan().all()
