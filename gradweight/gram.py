@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -98,7 +99,7 @@ class _Products:
                 self.multiply(piece)
             return
         one = tensors[0]
-        if elements > self.cut.piece or one.is_complex() or not all([t.is_contiguous() for t in tensors]):
+        if elements > self.cut.piece or one.is_complex() or not all(t.is_contiguous() for t in tensors):
             tensors = flatten(tensors)
         for piece in self.pieces(tensors, elements):
             elements = self.q * piece[0].numel()
@@ -116,7 +117,7 @@ class _Products:
         """Multiply what has been waiting."""
         if not self.waiting:
             return
-        flat = _flatten_dense_tensors([piece[i] for i in range(self.q) for piece in self.waiting])  # type: ignore[no-untyped-call]
+        flat = _flat([piece[i] for i in range(self.q) for piece in self.waiting])
         flat = flat.view(self.q, flat.numel() // self.q)
         if self.q <= _FLAT_DOTS or not self.wide:
             self.multiply(flat.unbind())
@@ -153,6 +154,13 @@ class _Products:
             total = upper if total is None else total + upper
         assert total is not None
         return total.tolist() if readable(total) else total
+
+
+def _flat(tensors: list[Tensor]) -> Tensor:
+    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+        return torch.cat([t.reshape(-1) for t in tensors])
+    # the same in one call, which has no rule for the transforms of torch.func
+    return cast(Tensor, _flatten_dense_tensors(tensors))  # type: ignore[no-untyped-call]
 
 
 def _read_total(m: int, parts: Sequence[tuple[Sequence[int], list[float]]]) -> list[list[float]]:

@@ -13,7 +13,7 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gradients import loss_gradients
+from gradweight.gradients import Graph, loss_gradients, retain_graphs
 from gradweight.rules import Constant, Sum
 
 ENGINES_OF = {
@@ -360,3 +360,37 @@ def test_two_parameters_of_one_name_are_an_error():
         MultiObjectiveGradient(base, Sum(), params=params).backward(lambda p: {"a": p["weight"].sum()})
     assert a.weight.grad is None
     assert b.weight.grad is None
+
+
+# ---- the graphs of several losses, walked once
+
+
+@given(st.data())
+def test_graphs_walked_once_tell_what_each_walked_by_itself_tells(data):
+    """A random chain of layers with losses that leave it anywhere, some of them on other parameters."""
+    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(4)]
+    tensors = [params[0] * 1]
+    for _ in range(data.draw(st.integers(0, 6))):
+        tensors.append(data.draw(st.sampled_from(tensors)) * data.draw(st.sampled_from(params)))
+    tensors.append(params[3] * 2)
+    losses = [data.draw(st.sampled_from(tensors)).sum() for _ in range(data.draw(st.integers(1, 5)))]
+    whole, parts = [Graph.of(loss) for loss in losses], Graph.of_each(losses)
+    assert [part.shared for part in parts] == retain_graphs(whole, False)
+    nodes = [node for part in parts for node in part.nodes]
+    assert len(nodes) == len(set(nodes))
+    assert set(nodes) == set().union(*(graph.nodes for graph in whole))
+    for i, part in enumerate(parts):
+        later = set().union(*(graph.nodes for graph in whole[i + 1 :]))
+        assert part.nodes == whole[i].nodes - later
+        assert part.leaves <= whole[i].leaves
+
+
+def test_a_loss_that_reaches_parameters_only_through_what_a_later_one_shares():
+    w, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
+    trunk = w.exp()
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Sum())
+    opt.backward({"first": trunk.sum(), "second": trunk.square().sum()})
+    assert w.grad is not None
+    shared = other.exp()
+    with pytest.raises(ValueError, match="the loss 'b' reaches none"):
+        opt.backward({"b": shared.sum(), "a": shared.sum() + w.sum()})
