@@ -190,6 +190,7 @@ def verdict_grid(rows: list[dict[str, Any]]) -> dict[str, Any]:
         found[f"{name}, {step} steps"] = {
             "standard deviation of the cells' means": round(statistics.stdev(means.values()), 4),
             "standard deviation over seeds within a cell": round(statistics.fmean(within), 4) if within else None,
+            "F of the cells, seeds taken out": f_of_rows(np.array(list(values.values()))),
             "best cell": [*better[0], round(means[better[0]], 4)],
             "worst cell": [*better[-1], round(means[better[-1]], 4)],
             "rank of (0.5, 0.75)": f"{better.index((0.5, 0.75)) + 1} of {len(better)}"
@@ -197,6 +198,17 @@ def verdict_grid(rows: list[dict[str, Any]]) -> dict[str, Any]:
             else None,
         }
     return found
+
+
+def f_of_rows(table: np.ndarray) -> list[float] | None:
+    """F of the rows beside the residual, columns (paired seeds) taken out, and its degrees of freedom."""
+    rows, columns = table.shape
+    effect, column = table.mean(1, keepdims=True) - table.mean(), table.mean(0, keepdims=True)
+    residual, free = table - effect - column, (rows - 1) * (columns - 1)
+    if free == 0 or not residual.any():
+        return None
+    ratio = (columns * np.square(effect).sum() / (rows - 1)) / (np.square(residual).sum() / free)
+    return [round(float(ratio), 2), rows - 1, free]
 
 
 def beside(axis: Any, ends: list[tuple[str, float, str]]) -> None:

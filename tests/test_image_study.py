@@ -14,10 +14,11 @@ from types import ModuleType
 
 import numpy as np
 import pytest
+import scipy.stats
 import torch
 from torch import nn
 
-from benchmarks import angle_runs
+from benchmarks import angle_report, angle_runs
 from benchmarks import angles as angle_study
 from benchmarks import images as image_study
 from benchmarks.classifier import METRICS, Classifier, Judge, trained
@@ -260,3 +261,13 @@ def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> N
 def test_the_scripts_find_each_other_when_run_by_path() -> None:
     command = [sys.executable, str(ROOT / "benchmarks" / "angles.py"), "--help"]
     assert "--quick" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+
+
+def test_f_of_the_grid_is_that_of_a_two_way_analysis() -> None:
+    table = np.random.default_rng(0).normal(size=(5, 4)) + np.array([[0], [1], [2], [0], [0]]) + np.arange(4)
+    ratio, rows, free = angle_report.f_of_rows(table) or []
+    # with two rows, F is the square of the paired t
+    t = scipy.stats.ttest_rel(table[0], table[2]).statistic
+    assert (angle_report.f_of_rows(table[[0, 2]]) or [0])[0] == pytest.approx(t**2, abs=0.005)
+    assert (rows, free) == (4, 12)
+    assert ratio == pytest.approx((angle_report.f_of_rows(table + 3 * np.arange(4)) or [0])[0], abs=0.005)
