@@ -34,7 +34,7 @@ def two_gradients(draw: st.DrawFn) -> np.ndarray:
     return rows
 
 
-def exact_direction(rule: Rule, gram: np.ndarray) -> list[mpmath.mpf]:
+def exact_weights(rule: Rule, gram: np.ndarray) -> list[mpmath.mpf]:
     """Weights of two gradients neither of which is zero, from the definition, in 40 digits."""
     (g11, g12), (_, g22) = [[mpmath.mpf(float(x)) for x in row] for row in gram]
     if isinstance(rule, UPGrad):
@@ -97,7 +97,7 @@ def test_closed_form_is_the_definition(rule: Rule, rows: np.ndarray) -> None:
         assert cos < -1 + 1e-11 or (isinstance(rule, DualProj | CAGrad) and norms.max() > 1e6 * norms.min())
         return
     with mpmath.workdps(40):
-        error = [float(w - e) for w, e in zip(map(float, found), exact_direction(rule, gram), strict=True)]
+        error = [float(w - e) for w, e in zip(map(float, found), exact_weights(rule, gram), strict=True)]
     lengths = np.abs(error) * np.sqrt(np.diagonal(gram))
     # the cosine is right to eps, and what depends on 1 + cos, or on 1 - cos**2, to eps over that. FairGrad's powers of
     # norms of 1e40 lose two digits more. CAGrad's sqrt(1 - k**2) is right to sqrt(eps) where k is nearly 1.
@@ -105,6 +105,20 @@ def test_closed_form_is_the_definition(rule: Rule, rows: np.ndarray) -> None:
     digits = 1e-13 if isinstance(rule, FairGrad) else 1e-14
     tolerance = digits * condition + 4e-8 * isinstance(rule, CAGrad)
     assert lengths.max() <= tolerance * size(found, rows)
+
+
+def test_cagrad_between_the_gradients() -> None:
+    """Where neither gradient decides alone, which the examples above seldom are."""
+    rng, between = np.random.default_rng(0), 0
+    for _ in range(40):
+        rows = rng.standard_normal((2, 3)) * rng.uniform(0.5, 1.5, (2, 1))
+        rule = CAGrad(rng.uniform(0.3, 0.95))
+        found = weights(rule, rows)
+        with mpmath.workdps(40):
+            expected = np.array([float(w) for w in exact_weights(rule, rows @ rows.T)])
+        np.testing.assert_allclose(found, expected, rtol=1e-7)
+        between += bool(np.all(found > 0.5 + 1e-6))
+    assert between >= 10
 
 
 @every_rule
