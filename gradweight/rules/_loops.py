@@ -31,19 +31,11 @@ def compiled_once(body: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(body)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_dynamo_compiling() and not _transformed():
-            result: R = region(*_no_two_the_same(args))[0]
+            result: R = region(*args)[0]
             return result
         return body(*args, **kwargs)
 
     return call
-
-
-def _no_two_the_same(args: tuple[Any, ...]) -> list[Any]:
-    # an array that is passed twice becomes one input of the region, which later calls with two arrays must not share
-    distinct: list[Any] = []
-    for argument in args:
-        distinct.append(argument + 0 if any(argument is other for other in distinct) else argument)
-    return distinct
 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]

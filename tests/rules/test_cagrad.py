@@ -98,6 +98,19 @@ def test_active_sets_and_faces_agree(rows: np.ndarray, c: float) -> None:
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-7 * np.linalg.norm(rows, axis=1).max())
 
 
+def test_active_sets_leave_faces_without_a_minimum(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where few dimensions, many norms and a large radius let the dual fall for ever along a face."""
+    rng = np.random.default_rng(0)
+    for _ in range(40):
+        m = int(rng.integers(3, 7))
+        rows = rng.standard_normal((m, int(rng.integers(2, m + 2)))) * 10.0 ** rng.uniform(-1.5, 1.5, (m, 1))
+        exact = weights(CAGrad(0.9), rows) @ rows
+        with monkeypatch.context() as patch:
+            patch.setattr("gradweight.rules.cagrad.MOST_FACES_OF", 2)
+            found = weights(CAGrad(0.9), rows) @ rows
+        np.testing.assert_allclose(found, exact, rtol=0, atol=1e-8 * np.linalg.norm(rows, axis=1).max())
+
+
 def test_opposed_gradients() -> None:
     # the best minimum is 0; of all directions that reach it the one nearest to the mean is the third gradient's share
     rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 3.0]])

@@ -52,7 +52,7 @@ def test_one_region_however_many_turns() -> None:
 
 
 def test_an_array_that_is_passed_twice() -> None:
-    """It becomes one input of the region, which a call with two arrays must not reuse as it is."""
+    """It is one input of the region, which a call with two arrays must not reuse as it is."""
 
     def function(x, y):
         return towards(halfway(x, x), y)
