@@ -37,9 +37,12 @@ def _sources(records: list[dict[str, Any]]) -> str:
             parts.append(f"threads: {machine['threads']}")
         line = f"`{machine['command']}`, {machine['date'][:10]}: {', '.join(part for part in parts if part)}"
         loads.setdefault(line, []).extend([machine["load"]] if machine.get("load") is not None else [])
-    return "\n".join(
-        f"- {line}{f', load average {min(some)} to {max(some)}' if some else ''}." for line, some in loads.items()
-    )
+    return "\n".join(f"- {line}{f', load average {_range(some)}' if some else ''}." for line, some in loads.items())
+
+
+def _range(values: list[float]) -> str:
+    low, high = min(values), max(values)
+    return f"{low}" if low == high else f"{low} to {high}"
 
 
 def _by_cell(results: list[dict[str, Any]], values: Callable[[dict[str, Any]], dict[str, str]], corner: str) -> str:
