@@ -74,7 +74,7 @@ class Size:
 SIZES = {
     # two cores, ten minutes: narrow networks, which take a higher rate, and the start of the training only
     "small": Size({"dcgan": 16, "sngan": 8}, {"dcgan": 1200, "sngan": 200}, 1e-3, 32, 5, 2000, 3, math.inf),
-    # widths of the papers, a GPU; stops by itself before 25 minutes are over and can be gone on with
+    # the papers' discriminator widths, a GPU; stops by itself before 25 minutes are over and can be gone on with
     "full": Size({"dcgan": 64, "sngan": 128}, {"dcgan": 8000, "sngan": 3000}, 2e-4, 64, 10, 10_000, 3, 23.0),
     # for the tests
     "tiny": Size({"dcgan": 4, "sngan": 4}, {"dcgan": 4, "sngan": 2}, 1e-3, 8, 2, 16, 2, math.inf),
