@@ -6,10 +6,10 @@ import inspect
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
-from torch import Tensor, distributed
+from torch import Tensor
 from torch.optim import Optimizer
 
-__all__ = ["check_base", "check_one_process", "names_of"]
+__all__ = ["check_base", "names_of"]
 
 
 def check_base(base: object) -> None:
@@ -22,22 +22,6 @@ def check_base(base: object) -> None:
         raise TypeError(
             f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
             "one scalar loss during the step, while a combination of gradients is the gradient of none"
-        )
-
-
-def check_one_process(process_group: bool | None) -> None:
-    """Raise `RuntimeError` if several processes train together, unless ``process_group`` is False.
-
-    Data-parallel wrappers reduce what one ``.backward()`` leaves in ``.grad``. Gradients that are computed loss by
-    loss pass them by, and the processes would drift apart without a word.
-    """
-    if process_group is False or not (distributed.is_available() and distributed.is_initialized()):
-        return
-    if distributed.get_world_size() > 1:
-        raise RuntimeError(
-            f"{distributed.get_world_size()} processes are in the default process group, and gradients of single "
-            "losses are not reduced across processes yet: train in one process, or pass process_group=False if every "
-            "process trains a model of its own"
         )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Literal, TypeAlias
@@ -43,6 +44,8 @@ class Combiner:
     def __init__(self, rule: Rule) -> None:
         self.rule = rule
         self.signals = Signals.of(rule)
+        # without the addresses that some reprs have, so that processes can compare it
+        self.name = re.sub(r" at 0x[0-9a-f]+", "", repr(rule))
         # a protocol's isinstance looks at every attribute, too slow for every step
         self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
         self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)

@@ -72,6 +72,12 @@ def loss_gradients(
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
     """
+    if are_sharded(params) and (_are_functions(losses) or engine == "autograd"):
+        got = "losses that are functions" if _are_functions(losses) else "engine='autograd'"
+        raise ValueError(
+            "sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone, need losses that are tensors "
+            f"and engine='auto' or 'hooks'; got {got}"
+        )
     if _are_functions(losses):
         if engine in ("auto", "func"):
             return _by_func(losses, params, _named(params, names), scale)
@@ -84,7 +90,7 @@ def loss_gradients(
     values = check_losses(losses)
     graphs = Graph.of_each(list(values.values()))
     check_reached(values, graphs, params, engine)
-    hooks = engine == "hooks" or (engine == "auto" and (_sharded(params) or any(g.reentrant for g in graphs)))
+    hooks = engine == "hooks" or (engine == "auto" and (are_sharded(params) or any(g.reentrant for g in graphs)))
     retain = [retain_graph or graph.shared for graph in graphs]
     names_left = iter(values)
 
@@ -115,7 +121,8 @@ def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor
         if not isinstance(name, str):
             raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
         if not isinstance(loss, Tensor):
-            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}")
+            hint = " (a loss that this process does not have needs a process_group of several)" if loss is None else ""
+            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}{hint}")
         if loss.numel() != 1:
             raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
         if not loss.is_floating_point():
@@ -317,7 +324,7 @@ def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
 def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
     """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
     ids = {id(p) for p in params}
-    sharded = _sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
+    sharded = are_sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
@@ -356,7 +363,8 @@ def _reentrant_message(engine: str) -> str:
     )
 
 
-def _sharded(params: Iterable[Tensor]) -> bool:
+def are_sharded(params: Iterable[Tensor]) -> bool:
+    """Whether any parameter is a DTensor, of which this process holds a part."""
     # asking a tensor for an attribute that it lacks is slow
     others = [p for p in params if type(p) not in (Parameter, Tensor)]
     return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in others)

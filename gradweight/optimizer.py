@@ -185,7 +185,6 @@ class MultiObjectiveGradient(Optimizer):
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        self._step.settings.combiner.signals.check(signals, "backward()")
         if scaler is not None and not callable(getattr(scaler, "scale", None)):
             raise TypeError(f"scaler must be a torch.amp.GradScaler; got {type(scaler).__name__}")
         self._step.scaler = None if scaler is None else weakref.ref(scaler)
@@ -227,9 +226,11 @@ class MultiObjectiveGradient(Optimizer):
             >>> net.weight.grad
             tensor([[1., 1.]])
         """
-        self._step.settings.combiner.signals.check(signals, "join()")
         params = self._step.params()
-        mine = present(losses) if self._step.exchanging(params).size > 1 else None
+        several = self._step.exchanging(params).size > 1
+        if not several:  # else in the backward, where the others can be told
+            self._step.settings.combiner.signals.check(signals, "join()")
+        mine = present(losses) if several else None
         if mine is None:
             mine = losses  # type: ignore[assignment]
         values = {} if mine == {} and losses else check_losses(mine, with_graph=torch.is_grad_enabled())

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gradients import Gradients, Graph, check_losses, cotangent_of, dense, retain_graphs
+from .gradients import Gradients, Graph, are_sharded, check_losses, cotangent_of, dense, retain_graphs
 from .rows import Row
 
 __all__ = ["Representation", "at_representation"]
@@ -70,6 +70,10 @@ def at_representation(
     graphs = [Graph.of(loss, stops) for loss in values.values()]
     behind: set[int] = set().union(*(Graph.of(tensor).leaves for tensor in shared))
     trunk = [id(p) in behind for p in params]
+    if are_sharded(params):
+        raise ValueError(
+            "shared= cannot walk back to sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone"
+        )
     if not any(trunk):
         raise ValueError("shared= needs tensors that depend on the parameters of the base optimizer; these do not")
     for p, inside in zip(params, trunk, strict=True):

@@ -22,7 +22,7 @@ from .one_process import Exchanging
 from .rows import Row, added, combine
 from .rule import State
 from .rule_state import STATE_KEY, unpack
-from .shared import at_representation
+from .shared import Representation, at_representation
 from .weighted import weighted_gradient
 
 __all__ = ["Settings", "Step"]
@@ -43,6 +43,12 @@ class Settings:
     process_group: Group | bool | None
     reduce: Reduce
 
+    @property
+    def described(self) -> str:
+        """What must be the same on all processes that take a step together."""
+        blocks = self.blocks if isinstance(self.blocks, str | None) else "by a function"
+        return f"{self.combiner.name}, reduce={self.reduce!r}, blocks={blocks!r}, refresh_every={self.refresh_every}"
+
 
 @dataclass(frozen=True)
 class MicroBatch:
@@ -54,11 +60,21 @@ class MicroBatch:
     scale: Tensor | None
     retain_graph: bool
     joined: bool
+    settings: Settings
 
     @property
     def call(self) -> str:
         """What all processes must have in common beside the names of the losses."""
-        return f"{'join' if self.joined else 'backward'} with the signals {sorted(self.signals)}"
+        return f"{self.caller} with the signals {sorted(self.signals)}; {self.settings.described}"
+
+    @property
+    def caller(self) -> str:
+        """Who was called."""
+        return "join()" if self.joined else "backward()"
+
+    def check_signals(self) -> None:
+        """Raise `TypeError` unless the rule gets the signals that it needs, and no others."""
+        self.settings.combiner.signals.check(self.signals, self.caller)
 
     def described(self, names: Iterable[str]) -> str:
         """The same with the names of the losses."""
@@ -157,7 +173,7 @@ class Step:
         before = () if earlier is None else earlier.names
         if isinstance(losses, Mapping) and set(losses) == set(before):
             losses = {name: losses[name] for name in before}  # type: ignore[assignment]
-        micro = MicroBatch(losses, self.params(), signals, scale, retain_graph, joined)
+        micro = MicroBatch(losses, self.params(), signals, scale, retain_graph, joined, self.settings)
         processes = self.exchanging(micro.params)
         if shared is not None:
             return self._at_representation(micro, shared, processes)
@@ -169,6 +185,7 @@ class Step:
             return self._weighted(micro, held, processes)
 
         def compute(losses: Losses, on_row: OnRow | None) -> Gradients:
+            micro.check_signals()
             return loss_gradients(
                 losses,
                 micro.params,
@@ -203,6 +220,7 @@ class Step:
         settings = self.settings
 
         def valued() -> tuple[dict[str, Tensor], Gradients]:
+            micro.check_signals()
             # losses that this process does not have count as zero, here as everywhere
             mine = present(micro.losses) if processes.size > 1 else None
             values = evaluate(micro.losses if mine is None else mine, params, names) if mine != {} else {}
@@ -246,12 +264,12 @@ class Step:
                 f"blocks={self.settings.blocks!r} and refresh_every={self.settings.refresh_every}"
             )
         params, scale, retain_graph = micro.params, micro.scale, micro.retain_graph
-        found = processes.together(
-            lambda: at_representation(
-                check_losses(micro.losses), shared, params, scale=scale, retain_graph=retain_graph
-            ),
-            lambda found: micro.described(found.gradients.names),
-        )
+
+        def walked() -> Representation:
+            micro.check_signals()
+            return at_representation(check_losses(micro.losses), shared, params, scale=scale, retain_graph=retain_graph)
+
+        found = processes.together(walked, lambda found: f"shared= of {micro.described(found.gradients.names)}")
         features = [tensor.detach() for tensor in found.features]
         accumulated = processes.average(Accumulated.of(found.gradients, features, micro.signals, scale))
         direction = [torch.zeros_like(tensor) for tensor in features]

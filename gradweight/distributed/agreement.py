@@ -36,10 +36,11 @@ class Agreement:
             self.group = made
 
     def ask(self, facts: Mapping[str, str], error: BaseException | None = None) -> Asked:
-        """Ask whether all have the same ``facts`` (title -> text, the same titles everywhere) and none an ``error``."""
-        hashes = [_hash(text) for text in facts.values()]
-        # the largest of x and of -x together tell whether all x are the same, in one reduction
-        numbers = torch.tensor([error is not None, *hashes, *(-h for h in hashes)], dtype=torch.int64)
+        """Ask whether all have the same ``facts`` (title -> text) and none an ``error``."""
+        # three numbers whatever the facts are, or processes that differ could not even say so; the largest of x and of
+        # -x together tell whether all x are the same
+        combined = _hash("\n".join(f"{title}: {text}" for title, text in facts.items()))
+        numbers = torch.tensor([error is not None, combined, -combined], dtype=torch.int64)
         return Asked(self, dict(facts), error, numbers, self._largest(numbers))
 
     def union(self, masks: list[list[bool]], error: BaseException | None = None) -> list[list[bool]]:
@@ -67,8 +68,8 @@ class Agreement:
         failed = [f"rank {rank}: {said}" for rank, (said, _) in enumerate(answers) if said is not None]
         if failed:
             raise Disagreement(f"this step was given up on all {self.size} processes because of " + "; ".join(failed))
-        for title in facts:
-            by_rank = [theirs[title] for _, theirs in answers]
+        for title in dict.fromkeys(title for _, theirs in answers for title in theirs):
+            by_rank = [theirs.get(title, "none") for _, theirs in answers]
             if len(set(by_rank)) > 1:
                 listed = "; ".join(f"rank {rank} has {text}" for rank, text in enumerate(by_rank))
                 raise Disagreement(f"all processes need the same {title}: {listed}")
@@ -104,9 +105,8 @@ class Asked:
             return
         self.work.wait()
         self.work = None
-        failed, *largest = self.numbers.tolist()
-        half = len(largest) // 2
-        if failed or any(high != -low for high, low in zip(largest[:half], largest[half:], strict=True)):
+        failed, largest, minus_smallest = self.numbers.tolist()
+        if failed or largest != -minus_smallest:
             self.agreement.explain(self.facts, self.error)
 
 

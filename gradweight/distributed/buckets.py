@@ -17,6 +17,9 @@ CAPACITY = 2**23
 """Elements of a bucket, 32 MiB of float32: large enough to run at the network's bandwidth, small enough that a row
 need not be in memory twice. A larger parameter has a bucket of its own."""
 
+SHARE = 2**18
+"""Elements of a bucket for each process, where they are many: a ring's latency grows with its length."""
+
 
 @dataclass(frozen=True)
 class Bucket:
@@ -72,13 +75,14 @@ class Bucket:
 
 
 def buckets_of(params: Sequence[Tensor], indices: Sequence[int], processes: int) -> list[Bucket]:
-    """The parameters at ``indices`` in buckets of at most `CAPACITY`, in their order."""
+    """The parameters at ``indices``, in their order, in buckets of `CAPACITY` or `SHARE` for each process at most."""
+    capacity = max(CAPACITY, SHARE * processes)
     open_: dict[tuple[torch.dtype, torch.device], list[int]] = {}
     groups: list[list[int]] = []
     for index in indices:
         p = params[index]
         group = open_.get((p.dtype, p.device))
-        if group is None or sum(params[i].numel() for i in group) + p.numel() > CAPACITY:
+        if group is None or sum(params[i].numel() for i in group) + p.numel() > capacity:
             group = open_[p.dtype, p.device] = []
             groups.append(group)
         group.append(index)

@@ -11,6 +11,7 @@ from torch.distributed import ProcessGroup, Work
 
 from ..rows import Row, added
 from .agreement import Agreement, Asked
+from .buckets import Bucket
 from .placement import Placement, Reduce
 from .sharding import local
 
@@ -57,23 +58,33 @@ class Road:
                 sent.append(_reduce_scatter(flat, bucket.empty(self.size), self.group))
         return Travelling(mask, here, sent)
 
+    def land(self, travelling: Travelling) -> None:
+        """Wait for a row of which only a part is kept, so that the whole need not be."""
+        if self.reduce == "scatter":
+            parts = zip(self.placement.buckets, travelling.sent, strict=True)
+            travelling.sent = [(self._shard(bucket, *sent), None) for bucket, sent in parts]
+
     def received(self, travelling: Travelling, mask: Sequence[bool]) -> Row:
         """The averaged row: None where no process reached the parameter."""
         row: Row = [None] * len(self.placement.params)
         for i, tensor in travelling.local.items():
             row[i] = tensor
         for bucket, (flat, work) in zip(self.placement.buckets, travelling.sent, strict=True):
-            if work is not None:
-                work.wait()
             if self.reduce == "all":
+                if work is not None:
+                    work.wait()
                 parts = bucket.views(flat)
             else:
-                length = bucket.length // self.size
-                shard = flat if flat.numel() == length else flat.view(self.size, length).sum(0)
-                parts = bucket.pieces(shard, self.rank)
+                parts = bucket.pieces(self._shard(bucket, flat, work), self.rank)
             for i, part in zip(bucket.indices, parts, strict=True):
                 row[i] = part if mask[i] else None
         return row
+
+    def _shard(self, bucket: Bucket, received: Tensor, work: Work | None) -> Tensor:
+        if work is not None:
+            work.wait()
+        length = bucket.length // self.size
+        return received if received.numel() == length else received.view(self.size, length).sum(0)
 
 
 class Exchange:
@@ -106,7 +117,7 @@ class Exchange:
         facts = {
             "losses, in one order": str(list(names)),
             "parameters": self.road.placement.text,
-            "kind of call": self.call,
+            "call and settings": self.call,
         }
         if self.road.placement.sharded:
             facts["losses that are not None (a sharded parameter needs every process in every backward)"] = str(mine)
@@ -165,6 +176,8 @@ class Exchange:
     def _send(self, row: Row) -> None:
         number = len(self.travelling)
         try:
+            if self.travelling:
+                self.road.land(self.travelling[-1])
             if self.earlier:
                 row = _plus(self.earlier[number], row)
             self.travelling.append(self.road.send(row))

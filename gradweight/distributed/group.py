@@ -79,7 +79,7 @@ def processes_of(process_group: Group | bool | None, reduce: Reduce, params: Seq
             f"{distributed.get_world_size()} processes are in the default process group: pass "
             "process_group=torch.distributed.group.WORLD (or the group of data-parallel processes) to "
             "MultiObjectiveGradient to average each loss's gradient over them, or process_group=False if every "
-            "process trains a model of its own"
+            "process trains a model of its own; if the model is sharded by fully_shard, build the optimizer after that"
         )
     else:
         return OneProcess(grouped=True)

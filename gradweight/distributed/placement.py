@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 from typing import Literal, TypeAlias
 
+import torch
 from torch import Tensor
 
 from .buckets import Bucket, buckets_of
@@ -28,7 +29,7 @@ class Placement:
         buckets: the others.
         copies: how many processes hold the same part, for each parameter.
         offsets: how many coordinates of all parameters come before each part.
-        text: what must be the same on all processes.
+        text: what must be the same on all processes: shapes, and a checksum of the values that each holds as a whole.
     """
 
     params: list[Tensor]
@@ -47,7 +48,8 @@ def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int)
     copies = [size if reduce == "all" else 1] * len(params)
     for i in sharded:
         copies[i] = size // shards(params[i])
-    text = f"parameters ({len(params)} of shapes {[tuple(p.shape) for p in params]})"
+    shapes = [tuple(p.shape) for p in params]
+    text = f"{len(params)} of shapes {shapes} with the checksum {_checksum([params[i] for i in plain])}"
     buckets = buckets_of(params, plain, size)
     offsets = list(accumulate((p.numel() for p in params), initial=0))
     for i in sharded:
@@ -57,3 +59,15 @@ def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int)
             for i, skipped in zip(bucket.indices, bucket.skipped(rank, size), strict=True):
                 offsets[i] += skipped
     return Placement(list(params), [local(p) for p in params], sharded, buckets, copies, offsets, text)
+
+
+_INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+
+
+def _checksum(params: Sequence[Tensor]) -> int:
+    """The sum of all values read as integers, which is exact in whatever order it is formed."""
+    total = 0
+    for p in params:
+        real = torch.view_as_real(p.detach()) if p.is_complex() else p.detach()
+        total += int(real.view(_INTEGERS[real.element_size()]).sum(dtype=torch.int64))
+    return total % 2**64

@@ -79,9 +79,9 @@ class Processes:
         try:
             result = function()
         except Exception as error:
-            self.agreement.ask({"kind of call": ""}, error).settle()
+            self.agreement.ask({}, error).settle()
             raise
-        self.agreement.ask({"kind of call": describe(result)}).settle()
+        self.agreement.ask({"call and settings": describe(result)}).settle()
         return result
 
     def gradients(

@@ -161,3 +161,28 @@ def test_refusals(pair: Pool) -> None:
     for alone_but_sharded, missing in pair.run(refusals):
         assert alone_but_sharded.startswith("process_group=False says that every process trains a model of its own;")
         assert "a sharded parameter needs every process in every backward" in missing
+
+
+def not_for_sharded() -> list[str]:
+    net = sharded(network())
+    optimizer = base(net)
+    losses = losses_of(net, share(batch(0, 2)))
+    features = losses["a"]
+    functions = {"a": lambda params: torch.ones(())}
+    messages = []
+    for settings, given in (({}, functions), ({"engine": "autograd"}, losses), ({"shared": features}, losses)):
+        shared = settings.pop("shared", None)  # type: ignore[attr-defined]
+        opt = MultiObjectiveGradient(optimizer, UPGrad(), **settings)  # type: ignore[arg-type]
+        with pytest.raises(ValueError, match="DTensor") as raised:
+            opt.backward(given, shared=shared)  # type: ignore[arg-type]
+        messages.append(str(raised.value))
+    return messages
+
+
+def test_what_sharded_parameters_do_not_support(pair: Pool) -> None:
+    for functions, autograd, shared in pair.run(not_for_sharded):
+        assert functions.endswith(
+            "need losses that are tensors and engine='auto' or 'hooks'; got losses that are functions"
+        )
+        assert autograd.endswith("got engine='autograd'")
+        assert shared.startswith("shared= cannot walk back to sharded parameters")

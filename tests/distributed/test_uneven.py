@@ -329,3 +329,42 @@ def test_parameters_frozen_between_micro_batches(pair: Pool) -> None:
         assert apart < 1e-12
     for _, message in pair.run(frozen, "scatter"):
         assert message.startswith("reduce='scatter' needs the same parameters on all micro-batches of a step")
+
+
+def differ(what: str) -> str:
+    """Rank 1 does something else."""
+    other = distributed.get_rank() == 1
+    net = network()
+    if what == "weights" and other:
+        torch.nn.init.zeros_(net.second.bias)
+    settings: dict[str, object] = {"reduce": "scatter"} if what == "reduce" and other else {}
+    rule: Rule = (
+        {"rule": UPGrad(), "kind of rule": Uncertainty()}.get(what, AngleBisector()) if other else AngleBisector()
+    )  # type: ignore[assignment]
+    opt = together(net, rule, **settings)
+    x = share(batch(0, 2))
+    features = net.trunk(x)
+    losses = {"a": net.first(features).square().mean(), "c": net.second(features).exp().mean()}
+    shared = features if what == "shared" and other else None
+    signals = {"score": 1.0} if what == "signal" and other else {}
+    with pytest.raises((RuntimeError, TypeError)) as raised:
+        opt.backward(losses, shared=shared, **signals)
+    assert all(p.grad is None for p in net.parameters())
+    return f"{raised.type.__name__}: {raised.value}"
+
+
+@pytest.mark.parametrize(
+    ("what", "said"),
+    [
+        ("rule", "rank 0 has backward() with the signals []; AngleBisector()"),
+        ("kind of rule", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
+        ("reduce", "reduce='scatter'"),
+        ("shared", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
+        ("signal", "with the signals ['score']"),
+        ("weights", "all processes need the same parameters: rank 0 has 9 of shapes"),
+    ],
+)
+def test_processes_that_do_different_things(pair: Pool, what: str, said: str) -> None:
+    for message in pair.run(differ, what):
+        assert said in message
+        assert message.startswith("Disagreement: all processes need the same ")
