@@ -5,7 +5,7 @@ A count, unlike a time, is the same on every machine and in every run, so that t
 
 from __future__ import annotations
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from typing import Any
 
@@ -34,6 +34,10 @@ PRODUCTS = (aten.mm.default, aten.mv.default, aten.addmv.default, aten.addmm.def
 
 BLOCK = 2**14
 """Bytes that the modelled cache fetches at a time."""
+
+
+# memory that is set aside, and nothing written to it
+NO_LAUNCH = {aten.empty_like.default, aten.empty.memory_format, aten.new_empty.default}
 
 
 class Counting(TorchDispatchMode):
@@ -127,3 +131,25 @@ def count(function: Callable[[], object], size: int) -> Counting:
     with Counting(size) as counting:
         function()
     return counting
+
+
+class Launches(TorchDispatchMode):
+    """Counts what is dispatched, name by name: what a device would be asked to launch. Views are not."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if not function.is_view and function not in NO_LAUNCH:
+            self.names[str(function)] += 1
+        return function(*args, **(kwargs or {}))
+
+
+def launches(function: Callable[[], object]) -> int:
+    """How many operations ``function`` dispatches, views apart."""
+    with Launches() as counting:
+        function()
+    return counting.names.total()

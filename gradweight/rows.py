@@ -16,6 +16,7 @@ from torch import Tensor
 from .gram import gram
 from .layout import CHUNK, LOW_PRECISION, fits, flatten, is_dense
 from .ownership import private
+from .together import CALLED, Column, add_together, combine_together
 
 __all__ = [
     "Row",
@@ -41,6 +42,7 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
     key: tuple[torch.device, torch.dtype] | None = None
     factors: tuple[Tensor, ...] = ()
+    waiting: dict[tuple[torch.device, torch.dtype], list[Column]] = {}
     for target, *tensors in zip(out, *rows, strict=True):
         if target is None:
             continue
@@ -50,6 +52,9 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
                 wide = torch.float32 if target.dtype in LOW_PRECISION else target.dtype
                 prepared[key] = weights.to(target.device, wide, non_blocking=True).unbind()
             factors = prepared[key]
+        if target.device.type not in CALLED:
+            waiting.setdefault(key, []).append((target, tensors))
+            continue
         if target.dtype in LOW_PRECISION:
             _combine_wide([(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None], target)
             continue
@@ -62,6 +67,8 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
             else:
                 torch.mul(tensor, weight, out=target)
                 begun = True
+    for key, columns in waiting.items():
+        combine_together(columns, prepared[key])
 
 
 def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
@@ -117,14 +124,21 @@ def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     """
     ours = private(new)
     result: list[Row] = []
+    into: list[Tensor] = []
+    what: list[Tensor] = []
     for old_row, new_row, free in zip(old, new, ours, strict=True):
         row: Row = []
         for a, b, writable in zip(old_row, new_row, free, strict=True):
             if a is None or b is None:
                 row.append(b if a is None else a)
-            else:
-                row.append(b.add_(a) if writable and is_dense(b) else a + b)
+                continue
+            if not (writable and is_dense(b)):
+                b = torch.empty_like(b).copy_(b)
+            into.append(b)
+            what.append(a)
+            row.append(b)
         result.append(row)
+    add_together(into, what)
     return result
 
 

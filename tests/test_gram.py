@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -10,8 +9,8 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch.utils._python_dispatch import TorchDispatchMode
 
+from benchmarks.counting import Launches, launches
 from gradweight import gram as module
 from gradweight.gram import CUTS, Cut, gram
 
@@ -97,25 +96,6 @@ def test_small_gradients_of_many_rows_are_not_rounded_by_what_is_allowed_for_mat
 # ---- how many operations
 
 
-class Operations(TorchDispatchMode):
-    """Counts what is dispatched, views apart: what a device would be asked to launch."""
-
-    def __init__(self):
-        super().__init__()
-        self.names = Counter()
-
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
-        if not function.is_view:
-            self.names[str(function)] += 1
-        return function(*args, **(kwargs or {}))
-
-
-def launches(function):
-    with Operations() as operations:
-        function()
-    return operations.names.total()
-
-
 @pytest.mark.parametrize("m", [1, 2, 5, 9])
 @pytest.mark.parametrize("holes", [False, True])
 def test_launches_on_cuda_do_not_grow_with_the_number_of_tensors(m, holes, monkeypatch):
@@ -136,7 +116,7 @@ def test_large_tensors_are_multiplied_where_they_lie(monkeypatch):
     """As many products as there are pieces, whatever the tensors: what is copied first is small."""
     monkeypatch.setitem(CUTS, "cpu", replace(CUTS["cuda"], piece=4000, small=1000))
     rows = [[torch.randn(600), torch.randn(5), torch.randn(5000)] for _ in range(2)]
-    with Operations() as operations:
+    with Launches() as operations:
         gram(rows)
     # one for the 600, three pieces of the 5000, one for the 5, which the copy is for
     assert operations.names["aten.dot.default"] == 3 * (1 + 3 + 1)

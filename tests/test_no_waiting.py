@@ -1,0 +1,106 @@
+"""Every rule that acts on the Gram matrix: from `backward` to the end of `step` nothing waits for the device.
+
+On the CPU with fake tensors, which have no values, so that whoever looks at one raises; on CUDA with the mode in which
+torch raises itself, and by capturing whole steps in a graph, during which nothing can be waited for.
+"""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rule import CoordinateRule, Signals, StatefulRule
+from gradweight.rules.claims import CLAIMS, NAMES, Claims
+
+every_gram_rule = pytest.mark.parametrize(
+    "claims", [c for c in CLAIMS if not isinstance(c.rule, CoordinateRule)], ids=lambda c: c.name
+)
+
+
+class Training:
+    """A network, an optimizer with a rule, and steps on as many losses as the rule takes, up to three."""
+
+    def __init__(self, claims: Claims, device: str, m: int | None = None, **options: object) -> None:
+        low, high = claims.losses
+        self.claims = claims
+        self.names = NAMES[: m or min(high, max(low, 3))]
+        first, last = nn.Linear(3, 4, device=device), nn.Linear(4, len(self.names), device=device)
+        self.net = nn.Sequential(first, nn.Tanh(), last)
+        base = torch.optim.Adam(self.net.parameters(), lr=0.01, **options)
+        self.opt = MultiObjectiveGradient(base, claims.rule)
+        self.x = torch.ones(5, 3, device=device)
+        # a number is copied to the device from pageable memory; who must not wait passes tensors
+        self.signals = {name: torch.full((), value, device=device) for name, value in claims.signals.items()}
+
+    def backward(self):
+        out = self.net(self.x)
+        losses = {name: out[:, i].square().mean() + 0.1 for i, name in enumerate(self.names)}
+        return self.opt.backward(losses, **self.signals)
+
+    def step(self):
+        self.opt.zero_grad()
+        seen = self.backward()
+        self.opt.step()
+        return seen
+
+
+@every_gram_rule
+def test_nothing_is_read(claims):
+    with FakeTensorMode():
+        training = Training(claims, "cpu")
+        for _ in range(2):
+            seen = training.step()
+            training.backward()  # and a second micro-batch
+        m = len(training.names)
+        assert seen.weights.shape == (m,)
+        assert seen.cosines.shape == (m, m)
+
+
+@pytest.mark.cuda
+@every_gram_rule
+def test_nothing_synchronises_on_cuda(claims):
+    training = Training(claims, "cuda", capturable=True)
+    training.step()  # the first step may set things up
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        for _ in range(2):
+            seen = training.step()
+            training.backward()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    assert seen.weights.isfinite().all()
+
+
+def remembers(claims):
+    """Whether the rule has a state, or draws by the number of the step: constants to a graph that is replayed."""
+    return isinstance(claims.rule, StatefulRule) or "step" in Signals.of(claims.rule).known
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize(
+    "claims",
+    [c for c in CLAIMS if not isinstance(c.rule, CoordinateRule) and not remembers(c)],
+    ids=lambda c: c.name,
+)
+def test_a_whole_step_is_captured_and_replayed(claims):
+    """Forward, backwards, rule and Adam in one CUDA graph: the parameters go where steps one by one take them."""
+    eager, captured = Training(claims, "cuda", capturable=True), Training(claims, "cuda", capturable=True)
+    captured.net.load_state_dict(eager.net.state_dict())
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):  # set things up where no graph records it
+            captured.step()
+            eager.step()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured.step()
+    for _ in range(3):
+        graph.replay()
+        eager.step()
+    for ours, theirs in zip(captured.net.parameters(), eager.net.parameters(), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
