@@ -7,6 +7,12 @@
 - `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
   sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone. As in any ``.backward()``, leaves that do
   not belong to the optimizer receive their gradients too.
+- `batched`: one backward for all losses together, vectorised over them by `torch.vmap`. Chosen by name only: worth it
+  where many losses share nearly the whole graph and its operations are small, so that launching them is what costs;
+  where losses have graphs of their own it pushes zeros through all of them, for every loss. It holds m times the
+  intermediate gradients at once, gives zeros instead of None where a loss does not reach a parameter that another
+  one reaches, and fails where an operation's backward has no batching rule or acts in place (custom functions
+  without a ``vmap``, recurrent layers of CUDA, compiled modules, sparse embeddings); then it says so.
 
 A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
 graphs of all the other losses: 1.6 to 2.1 times a plain step where losses have separate batches.
@@ -23,6 +29,7 @@ from torch import Tensor
 from torch.autograd.graph import Node
 from torch.nn import Parameter
 
+from .batched import by_batched
 from .rows import Row
 
 Losses: TypeAlias = (
@@ -33,7 +40,7 @@ Losses: TypeAlias = (
 
 OnRow: TypeAlias = Callable[[str, Row], Row]
 
-ENGINES = ("auto", "autograd", "func", "hooks")
+ENGINES = ("auto", "autograd", "batched", "func", "hooks")
 
 _REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
 
@@ -99,7 +106,8 @@ def loss_gradients(
         _check_nonempty([name], [row])
         return row if on_row is None else on_row(name, row)
 
-    rows = (_by_hooks if hooks else by_autograd)(list(values.values()), params, retain, scale, hand_over)
+    differentiate = by_batched if engine == "batched" else _by_hooks if hooks else by_autograd
+    rows = differentiate(list(values.values()), params, retain, scale, hand_over)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
 
 
@@ -329,8 +337,8 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
     reentrant = any(graph.reentrant for graph in graphs)
-    if reentrant and engine == "autograd":
-        raise RuntimeError(_reentrant_message("engine='autograd'"))
+    if reentrant and engine in ("autograd", "batched"):
+        raise RuntimeError(_reentrant_message(f"engine={engine!r}"))
     for (name, loss), graph in zip(values.items(), graphs, strict=True):
         # the parameters inside a checkpoint are not in the graph
         if sharded or graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):

@@ -1,0 +1,45 @@
+"""Batched: one backward for all losses together, vectorised over them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from .rows import Row
+
+__all__ = ["by_batched"]
+
+
+def by_batched(
+    losses: Sequence[Tensor],
+    params: Sequence[Tensor],
+    retain: Sequence[bool],
+    scale: Tensor | None,
+    hand_over: Callable[[Row], Row],
+) -> list[Row]:
+    """The rows of all losses by one `torch.autograd.grad` with ``is_grads_batched``, one-hot over the losses.
+
+    A gradient that a loss does not have is zeros if another loss has it, and None if none has.
+
+    Raises:
+        RuntimeError: an operation's backward cannot be vectorised; the graphs may have been freed by then.
+    """
+    m = len(losses)
+    cotangents = []
+    for i, loss in enumerate(losses):
+        hot = torch.zeros((m, *loss.shape), dtype=loss.dtype, device=loss.device)
+        hot[i] = 1 if scale is None else scale.to(loss.device, loss.dtype)
+        cotangents.append(hot)
+    try:
+        found = torch.autograd.grad(
+            list(losses), params, cotangents, retain_graph=retain[-1], allow_unused=True, is_grads_batched=True
+        )
+    except RuntimeError as error:
+        raise RuntimeError(
+            "engine='batched' could not vectorise the backward of these losses over them (a custom function without a "
+            "vmap rule, an operation that acts in place, a recurrent layer, a compiled module, a sparse embedding?): "
+            "engine='autograd' takes one backward for each loss instead, and needs nothing of the kind"
+        ) from error
+    return [hand_over([None if t is None else t[i] for t in found]) for i in range(m)]

@@ -1,0 +1,90 @@
+"""One backward for all losses together: the same rows, at its own price, and what it cannot do said in words."""
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+from gradweight import MultiObjectiveGradient
+from gradweight.gradients import loss_gradients
+from gradweight.rules import AngleBisector, Sum
+
+
+def rows_of(losses, params, engine, **kwargs):
+    return loss_gradients(losses, params, names=None, engine=engine, **kwargs).rows
+
+
+@given(st.integers(1, 6), st.booleans(), st.integers(0, 2**16))
+def test_the_rows_are_those_of_one_backward_for_each_loss(m, scaled, seed):
+    torch.manual_seed(seed)
+    trunk, heads = nn.Linear(3, 4).double(), [nn.Linear(4, 1).double() for _ in range(m)]
+    params = [p for module in (trunk, *heads) for p in module.parameters()]
+    x = torch.randn(5, 3, dtype=torch.float64)
+    scale = torch.tensor(8.0) if scaled else None
+
+    def losses():
+        features = trunk(x).tanh()
+        return {str(i): head(features).square().mean() for i, head in enumerate(heads)}
+
+    expected = rows_of(losses(), params, "autograd", scale=scale)
+    found = rows_of(losses(), params, "batched", scale=scale)
+    for row, reference in zip(found, expected, strict=True):
+        for t, r, p in zip(row, reference, params, strict=True):
+            torch.testing.assert_close(t, torch.zeros_like(p) if r is None else r, rtol=1e-12, atol=1e-12)
+
+
+def test_a_whole_step():
+    w, unused = nn.Parameter(torch.tensor([1.0, 2.0])), nn.Parameter(torch.ones(1))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w, unused], lr=0.1), AngleBisector(), engine="batched")
+    for _ in range(2):  # two micro-batches
+        opt.backward({"a": 3 * w[0], "b": 4 * w[1]})
+    assert w.grad.tolist() == [1.0, 1.0]
+    assert unused.grad is None
+    assert opt.last.norms.tolist() == [6.0, 8.0]
+
+
+def test_the_graph_is_kept_where_that_is_asked_for():
+    w = nn.Parameter(torch.ones(2))
+    loss = w.exp().sum()
+    rows_of({"a": loss}, [w], "batched", retain_graph=True)
+    rows_of({"a": loss}, [w], "batched")
+    with pytest.raises(RuntimeError, match="second time"):
+        rows_of({"a": loss}, [w], "autograd")
+
+
+class Twice(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        if gradient.sum() > 1e9:  # an operation without a batching rule: a choice by value
+            return gradient
+        return 2 * gradient
+
+
+def test_what_cannot_be_vectorised_is_said():
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Sum(), engine="batched")
+    with pytest.raises(RuntimeError, match="engine='batched' could not vectorise .* engine='autograd' takes one"):
+        opt.backward({"a": Twice.apply(w).sum(), "b": Twice.apply(w).square().sum()})
+    assert w.grad is None
+    with pytest.raises(RuntimeError, match="engine='batched' cannot see through torch.utils.checkpoint"):
+        opt.backward({"a": checkpoint(torch.exp, w, use_reentrant=True).sum(), "b": w.sum()})
+    assert opt.backward({"a": w.sum(), "b": w[0]}).weights.tolist() == [1.0, 1.0]
+
+
+def test_sparse_embeddings_are_refused_in_words():
+    table = nn.Embedding(4, 2, sparse=True)
+    with pytest.raises(RuntimeError, match="engine='batched' could not vectorise"):
+        rows_of({"a": table(torch.tensor([1])).sum()}, [table.weight], "batched")
+
+
+def test_a_loss_that_reaches_nothing_is_named():
+    w, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    with pytest.raises(ValueError, match="the loss 'b' reaches none"):
+        rows_of({"a": w.sum(), "b": other.sum()}, [w], "batched")
