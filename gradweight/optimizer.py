@@ -52,8 +52,8 @@ class MultiObjectiveGradient(Optimizer):
     Args:
         base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
-        engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients`); "auto" takes "func" for losses that are
-            functions, "hooks" for reentrant checkpoints and sharded parameters, and "autograd" for the rest.
+        engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients`); "auto" takes "func" for losses
+            that are functions, "hooks" for reentrant checkpoints and sharded parameters, and "autograd" for the rest.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.

@@ -70,10 +70,10 @@ class Twice(Function):
 def test_what_cannot_be_vectorised_is_said():
     w = nn.Parameter(torch.ones(2))
     opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Sum(), engine="batched")
-    with pytest.raises(RuntimeError, match="engine='batched' could not vectorise .* engine='autograd' takes one"):
+    with pytest.raises(RuntimeError, match=r"engine='batched' could not vectorise .* engine='autograd' takes one"):
         opt.backward({"a": Twice.apply(w).sum(), "b": Twice.apply(w).square().sum()})
     assert w.grad is None
-    with pytest.raises(RuntimeError, match="engine='batched' cannot see through torch.utils.checkpoint"):
+    with pytest.raises(RuntimeError, match=r"engine='batched' cannot see through torch\.utils\.checkpoint"):
         opt.backward({"a": checkpoint(torch.exp, w, use_reentrant=True).sum(), "b": w.sum()})
     assert opt.backward({"a": w.sum(), "b": w[0]}).weights.tolist() == [1.0, 1.0]
 

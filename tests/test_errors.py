@@ -337,7 +337,9 @@ def test_construction(make, error, match):
 
 
 def test_an_unknown_engine():
-    with pytest.raises(ValueError, match=r"engine must be one of \['auto', 'autograd', 'func', 'hooks'\]; got 'vmap'"):
+    with pytest.raises(
+        ValueError, match=r"engine must be one of \['auto', 'autograd', 'batched', 'func', 'hooks'\]; got 'vmap'"
+    ):
         MultiObjectiveGradient(_sgd(), Sum(), engine="vmap")
 
 
