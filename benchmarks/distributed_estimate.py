@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from benchmarks.tables import markdown
-from gradweight.distributed.buckets import CAPACITY
+from gradweight.distributed.buckets import CAPACITY, SHARE
 
 __all__ = ["CLUSTER", "MODELS", "Cluster", "Model", "estimate"]
 
@@ -122,7 +122,7 @@ def replicated(cluster: Cluster, model: Model, n: int, m: int) -> dict[str, tupl
     bucket = cluster.all_reduce(size, n)
     rest = max(bucket, count * bucket - 2 / 3 * model.seconds)
     found = {"DDP": (count * bucket, model.seconds + rest)}
-    count, size = _in_buckets(model.k, CAPACITY)
+    count, size = _in_buckets(model.k, max(CAPACITY, SHARE * n))
     scalars = cluster.all_reduce(8 * m * m, n)
     row = count * cluster.all_reduce(4 * size, n)
     found["all"] = (m * row + scalars, model.seconds + _hidden(row, model.backward(m), m) + scalars)
