@@ -20,16 +20,15 @@ graphs of all the other losses: 1.6 to 2.1 times a plain step where losses have 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.autograd.graph import Node
-from torch.nn import Parameter
 
 from .batched import by_batched
+from .graph import Graph, are_sharded, check_nonempty, check_reached, reentrant_message
 from .rows import Row
 
 Losses: TypeAlias = (
@@ -41,8 +40,6 @@ Losses: TypeAlias = (
 OnRow: TypeAlias = Callable[[str, Row], Row]
 
 ENGINES = ("auto", "autograd", "batched", "func", "hooks")
-
-_REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
 
 
 @dataclass(frozen=True)
@@ -103,7 +100,7 @@ def loss_gradients(
 
     def hand_over(row: Row) -> Row:
         name = next(names_left)
-        _check_nonempty([name], [row])
+        check_nonempty([name], [row])
         return row if on_row is None else on_row(name, row)
 
     differentiate = by_batched if engine == "batched" else _by_hooks if hooks else by_autograd
@@ -218,9 +215,9 @@ def _vjp(
         values = check_losses(function(dict(inputs)))
         graphs = Graph.of_each(list(values.values()))
         if any(graph.reentrant for graph in graphs):
-            raise RuntimeError(_reentrant_message("engine='func'"))
+            raise RuntimeError(reentrant_message("engine='func'"))
         rows = by_autograd(list(values.values()), list(inputs.values()), [graph.shared for graph in graphs], scale)
-        _check_nonempty(values, rows)
+        check_nonempty(values, rows)
         names.extend(values)
         reached.extend([t is not None for t in row] for row in rows)
         return tuple(values.values()), [[t for t in row if t is not None] for row in rows]
@@ -259,123 +256,6 @@ def _named(params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, T
             "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
         )
     return dict(zip(names, params, strict=True))
-
-
-@dataclass(frozen=True)
-class Graph:
-    """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches.
-
-    Args:
-        nodes, leaves: as far as the walk went.
-        reentrant: whether a reentrant checkpoint is among the nodes.
-        shared: whether the walk stopped short at a node that it was told to stop at.
-    """
-
-    nodes: set[Node]
-    leaves: set[int]
-    reentrant: bool
-    shared: bool = False
-
-    @staticmethod
-    def of_each(losses: Sequence[Tensor]) -> list[Graph]:
-        """The part of each loss's graph that no later loss has; the others share what is not in their own.
-
-        Every node is visited once, however many losses there are. A graph that shares a node with a later one must
-        outlive its backward.
-        """
-        graphs: list[Graph] = []
-        later: set[Node] = set()
-        for loss in reversed(losses):
-            graphs.append(Graph.of(loss, later))
-            later |= graphs[-1].nodes
-        return graphs[::-1]
-
-    @staticmethod
-    def of(loss: Tensor, stops: Collection[Node] = ()) -> Graph:
-        """Walk the graph behind ``loss``, up to the nodes in ``stops``."""
-        if loss.grad_fn is None:
-            return Graph(set(), {id(loss)}, False)
-        nodes: set[Node] = set()
-        leaves: set[int] = set()
-        reentrant = shared = False
-        pending: list[Node] = [loss.grad_fn]
-        while pending:
-            node = pending.pop()
-            if node in nodes:
-                continue
-            if node in stops:
-                shared = True
-                continue
-            # by type: a custom function's node also has whatever attributes its forward has set on it
-            kind = type(node).__name__
-            if kind == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
-                leaves.add(id(node.variable))  # type: ignore[attr-defined]
-                continue
-            nodes.add(node)
-            reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
-            for parent, _ in node.next_functions:
-                if parent is not None:
-                    pending.append(parent)
-        return Graph(nodes, leaves, reentrant, shared)
-
-
-def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
-    """Which graphs must outlive their backward: those that share a node with a later loss."""
-    retain: list[bool] = []
-    later: set[Node] = set()
-    for graph in reversed(graphs):
-        retain.append(retain_last or not graph.nodes.isdisjoint(later))
-        later |= graph.nodes
-    return retain[::-1]
-
-
-def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
-    """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
-    ids = {id(p) for p in params}
-    sharded = are_sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
-    inner = {
-        p.grad_fn for p in params if p.grad_fn is not None
-    }  # a differentiable base may hold parameters that are no leaves
-    reentrant = any(graph.reentrant for graph in graphs)
-    if reentrant and engine in ("autograd", "batched"):
-        raise RuntimeError(_reentrant_message(f"engine={engine!r}"))
-    for (name, loss), graph in zip(values.items(), graphs, strict=True):
-        # the parameters inside a checkpoint are not in the graph
-        if sharded or graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
-            continue
-        if not (graph.shared and _reaches(Graph.of(loss), ids, inner)):
-            raise ValueError(_unreached_message(name))
-
-
-def _reaches(graph: Graph, leaves: set[int], inner: set[Node]) -> bool:
-    return not (graph.leaves.isdisjoint(leaves) and graph.nodes.isdisjoint(inner))
-
-
-def _check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
-    for name, row in zip(values, rows, strict=True):
-        if all(t is None for t in row):
-            raise ValueError(_unreached_message(name))
-
-
-def _unreached_message(name: str) -> str:
-    return (
-        f"the loss {name!r} reaches none of the parameters of the base optimizer: it needs to depend on at least one "
-        "(was the wrong model's optimizer wrapped, or an input detached too early?)"
-    )
-
-
-def _reentrant_message(engine: str) -> str:
-    return (
-        f"{engine} cannot see through torch.utils.checkpoint with use_reentrant=True, which would give silent zeros: "
-        "pass use_reentrant=False to checkpoint, or engine='hooks' to MultiObjectiveGradient"
-    )
-
-
-def are_sharded(params: Iterable[Tensor]) -> bool:
-    """Whether any parameter is a DTensor, of which this process holds a part."""
-    # asking a tensor for an attribute that it lacks is slow
-    others = [p for p in params if type(p) not in (Parameter, Tensor)]
-    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in others)
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:

@@ -22,7 +22,8 @@ from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, pack
-from .step import Settings, Step
+from .settings import Settings
+from .step import Step
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

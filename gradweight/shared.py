@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gradients import Gradients, Graph, are_sharded, check_losses, cotangent_of, dense, retain_graphs
+from .gradients import Gradients, check_losses, cotangent_of, dense
+from .graph import Graph, are_sharded, retain_graphs
 from .rows import Row
 
 __all__ = ["Representation", "at_representation"]

@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .gradients import Graph, check_reached, loss_gradients
+from .gradients import loss_gradients
+from .graph import Graph, check_reached
 from .rows import Row
 
 __all__ = ["weighted_gradient"]

@@ -13,7 +13,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gradients import Graph, loss_gradients, retain_graphs
+from gradweight.gradients import loss_gradients
+from gradweight.graph import Graph, retain_graphs
 from gradweight.rules import Constant, Sum
 
 ENGINES_OF = {

@@ -23,7 +23,7 @@ from gradweight.gan import (
     gradient_penalty,
     r1_penalty,
 )
-from gradweight.gradients import Graph
+from gradweight.graph import Graph
 from gradweight.rules import AdvAs, Sum
 
 CHANNELS, LENGTH = 4, 5

@@ -1,0 +1,135 @@
+"""Graph: what a loss depends on, found before anything is differentiated."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.autograd.graph import Node
+from torch.nn import Parameter
+
+from .rows import Row
+
+__all__ = ["Graph", "are_sharded", "check_nonempty", "check_reached", "reentrant_message", "retain_graphs"]
+
+_REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
+
+
+@dataclass(frozen=True)
+class Graph:
+    """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches.
+
+    Args:
+        nodes, leaves: as far as the walk went.
+        reentrant: whether a reentrant checkpoint is among the nodes.
+        shared: whether the walk stopped short at a node that it was told to stop at.
+    """
+
+    nodes: set[Node]
+    leaves: set[int]
+    reentrant: bool
+    shared: bool = False
+
+    @staticmethod
+    def of_each(losses: Sequence[Tensor]) -> list[Graph]:
+        """The part of each loss's graph that no later loss has; the others share what is not in their own.
+
+        Every node is visited once, however many losses there are. A graph that shares a node with a later one must
+        outlive its backward.
+        """
+        graphs: list[Graph] = []
+        later: set[Node] = set()
+        for loss in reversed(losses):
+            graphs.append(Graph.of(loss, later))
+            later |= graphs[-1].nodes
+        return graphs[::-1]
+
+    @staticmethod
+    def of(loss: Tensor, stops: Collection[Node] = ()) -> Graph:
+        """Walk the graph behind ``loss``, up to the nodes in ``stops``."""
+        if loss.grad_fn is None:
+            return Graph(set(), {id(loss)}, False)
+        nodes: set[Node] = set()
+        leaves: set[int] = set()
+        reentrant = shared = False
+        pending: list[Node] = [loss.grad_fn]
+        while pending:
+            node = pending.pop()
+            if node in nodes:
+                continue
+            if node in stops:
+                shared = True
+                continue
+            # by type: a custom function's node also has whatever attributes its forward has set on it
+            kind = type(node).__name__
+            if kind == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
+                leaves.add(id(node.variable))  # type: ignore[attr-defined]
+                continue
+            nodes.add(node)
+            reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
+            for parent, _ in node.next_functions:
+                if parent is not None:
+                    pending.append(parent)
+        return Graph(nodes, leaves, reentrant, shared)
+
+
+def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
+    """Which graphs must outlive their backward: those that share a node with a later loss."""
+    retain: list[bool] = []
+    later: set[Node] = set()
+    for graph in reversed(graphs):
+        retain.append(retain_last or not graph.nodes.isdisjoint(later))
+        later |= graph.nodes
+    return retain[::-1]
+
+
+def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
+    """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
+    ids = {id(p) for p in params}
+    sharded = are_sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
+    inner = {
+        p.grad_fn for p in params if p.grad_fn is not None
+    }  # a differentiable base may hold parameters that are no leaves
+    reentrant = any(graph.reentrant for graph in graphs)
+    if reentrant and engine in ("autograd", "batched"):
+        raise RuntimeError(reentrant_message(f"engine={engine!r}"))
+    for (name, loss), graph in zip(values.items(), graphs, strict=True):
+        # the parameters inside a checkpoint are not in the graph
+        if sharded or graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
+            continue
+        if not (graph.shared and _reaches(Graph.of(loss), ids, inner)):
+            raise ValueError(_unreached_message(name))
+
+
+def _reaches(graph: Graph, leaves: set[int], inner: set[Node]) -> bool:
+    return not (graph.leaves.isdisjoint(leaves) and graph.nodes.isdisjoint(inner))
+
+
+def check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
+    """Raise `ValueError` for a row in which no parameter has a gradient."""
+    for name, row in zip(values, rows, strict=True):
+        if all(t is None for t in row):
+            raise ValueError(_unreached_message(name))
+
+
+def _unreached_message(name: str) -> str:
+    return (
+        f"the loss {name!r} reaches none of the parameters of the base optimizer: it needs to depend on at least one "
+        "(was the wrong model's optimizer wrapped, or an input detached too early?)"
+    )
+
+
+def reentrant_message(engine: str) -> str:
+    """Why ``engine`` does not go through reentrant checkpoints, and what does."""
+    return (
+        f"{engine} cannot see through torch.utils.checkpoint with use_reentrant=True, which would give silent zeros: "
+        "pass use_reentrant=False to checkpoint, or engine='hooks' to MultiObjectiveGradient"
+    )
+
+
+def are_sharded(params: Iterable[Tensor]) -> bool:
+    """Whether any parameter is a DTensor, of which this process holds a part."""
+    # asking a tensor for an attribute that it lacks is slow
+    others = [p for p in params if type(p) not in (Parameter, Tensor)]
+    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in others)
