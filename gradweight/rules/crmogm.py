@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..rule import Array, CoordinateRule, Rule, Signals, State, StatefulRule, array_namespace
+from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule, array_namespace
 from ._shares import check_range, has_gradient
 
 
@@ -28,7 +28,8 @@ class CRMOGM:
         Those of the wrapped rule.
 
     Raises:
-        TypeError: ``rule`` is not a rule, or one that acts on coordinates and has no weights.
+        TypeError: ``rule`` is not a rule, or one that acts on coordinates and has no weights, or one that needs
+            statistics of the gradients' entries.
         ValueError: alpha out of its range.
 
     Example:
@@ -55,7 +56,18 @@ class CRMOGM:
         Signals.of(self.rule)
         if isinstance(self.rule, CoordinateRule):
             raise TypeError(f"CRMOGM needs a rule that returns weights; {type(self.rule).__name__} acts on coordinates")
+        needed = sorted(STATISTICS & Signals.of(self.rule).required)
+        if needed:
+            raise TypeError(
+                f"CRMOGM needs a rule of the Gram matrix, the losses and what the user passes; "
+                f"{type(self.rule).__name__} needs {needed} of the gradients"
+            )
         check_range("CRMOGM", "alpha", self.alpha, 0, 1)
+
+    @property
+    def needs_gradients(self) -> bool:
+        """As the wrapped rule says: an average of weights that follow from the losses follows from them, too."""
+        return bool(getattr(self.rule, "needs_gradients", True))
 
     def init(self, gram: Array) -> State:
         xp = array_namespace(gram)

@@ -5,7 +5,16 @@ import pytest
 import torch
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import CRMOGM, AdaptiveWeights, AngleBisector, NormBalance, Random, TrimmedMean
+from gradweight.rules import (
+    CRMOGM,
+    AdaptiveWeights,
+    AngleBisector,
+    NormBalance,
+    PINNAnnealing,
+    Random,
+    TrimmedMean,
+    Uncertainty,
+)
 
 
 def test_is_a_moving_average_of_the_weights():
@@ -57,3 +66,17 @@ def test_errors():
     rule = CRMOGM(AdaptiveWeights())
     with pytest.raises(TypeError, match="AdaptiveWeights needs the signal 'fake_score'"):
         rule.update(np.eye(2), rule.init(np.eye(2)), names=("real", "fake"), real_score=np.asarray(0.5))
+
+
+def test_rules_that_need_no_gradients_still_take_one_backward():
+    net = torch.nn.Linear(2, 2)
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), CRMOGM(Uncertainty()))
+    y = net(torch.ones(3, 2))
+    seen = opt.backward({"a": y[:, 0].square().mean(), "b": y[:, 1].exp().mean()})
+    assert seen.gram.isnan().all()  # no single gradient was computed
+    assert seen.weights.isfinite().all()
+
+
+def test_rules_that_need_entries_of_the_gradients_are_refused():
+    with pytest.raises(TypeError, match=r"PINNAnnealing needs \['max_abs', 'mean_abs'\] of the gradients"):
+        CRMOGM(PINNAnnealing("a"))
