@@ -206,8 +206,9 @@ class Combiner:
         rows, indices = part
         own: list[dict[str, Any]] = [{} for _ in indices]
         if "offset" in self.signals.known:
+            offsets = sums.offsets
             for mapping, index in zip(own, indices, strict=True):
-                mapping["offset"] = sums.offsets[index]
+                mapping["offset"] = offsets[index]
         if "reaches" in self.signals.known:
             for mapping, reaches in zip(own, sums.reaches(part), strict=True):
                 mapping["reaches"] = reaches

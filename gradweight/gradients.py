@@ -76,7 +76,8 @@ def loss_gradients(
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
     """
-    if are_sharded(params) and (_are_functions(losses) or engine == "autograd"):
+    sharded = are_sharded(params)
+    if sharded and (_are_functions(losses) or engine == "autograd"):
         got = "losses that are functions" if _are_functions(losses) else "engine='autograd'"
         raise ValueError(
             "sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone, need losses that are tensors "
@@ -94,7 +95,7 @@ def loss_gradients(
     values = check_losses(losses)
     graphs = Graph.of_each(list(values.values()))
     check_reached(values, graphs, params, engine)
-    hooks = engine == "hooks" or (engine == "auto" and (are_sharded(params) or any(g.reentrant for g in graphs)))
+    hooks = engine == "hooks" or (engine == "auto" and (sharded or any(g.reentrant for g in graphs)))
     retain = [retain_graph or graph.shared for graph in graphs]
     names_left = iter(values)
 

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 from torch.autograd.graph import Node
-from torch.nn import Parameter
 
+from .layout import is_sharded
 from .rows import Row
 
 __all__ = ["Graph", "are_sharded", "check_nonempty", "check_reached", "reentrant_message", "retain_graphs"]
@@ -87,7 +87,6 @@ def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
 def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
     """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
     ids = {id(p) for p in params}
-    sharded = are_sharded(params)  # FSDP2's graphs end in tensors that it has gathered from them
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
@@ -96,9 +95,10 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
         raise RuntimeError(reentrant_message(f"engine={engine!r}"))
     for (name, loss), graph in zip(values.items(), graphs, strict=True):
         # the parameters inside a checkpoint are not in the graph
-        if sharded or graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
+        if graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
             continue
-        if not (graph.shared and _reaches(Graph.of(loss), ids, inner)):
+        # FSDP2's graphs end in tensors that it has gathered from the parameters
+        if not (are_sharded(params) or (graph.shared and _reaches(Graph.of(loss), ids, inner))):
             raise ValueError(_unreached_message(name))
 
 
@@ -130,6 +130,4 @@ def reentrant_message(engine: str) -> str:
 
 def are_sharded(params: Iterable[Tensor]) -> bool:
     """Whether any parameter is a DTensor, of which this process holds a part."""
-    # asking a tensor for an attribute that it lacks is slow
-    others = [p for p in params if type(p) not in (Parameter, Tensor)]
-    return any(type(p).__name__ == "DTensor" or hasattr(p, "_local_tensor") for p in others)
+    return any(map(is_sharded, params))

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.nn import Parameter
 
-__all__ = ["CHUNK", "LOW_PRECISION", "chunks", "fits", "flatten", "is_dense"]
+__all__ = ["CHUNK", "LOW_PRECISION", "chunks", "fits", "flatten", "is_dense", "is_sharded"]
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 """What is widened to float32 before anything is summed."""
@@ -56,6 +57,13 @@ def is_dense(tensor: Tensor) -> bool:
             return False
         expected *= size
     return True
+
+
+def is_sharded(tensor: Tensor) -> bool:
+    """Whether ``tensor`` is a DTensor, of which this process holds a part."""
+    # by its attribute, so that torch.distributed.tensor is not imported where nothing is distributed; asking an
+    # ordinary tensor for an attribute that it lacks is slow
+    return type(tensor) not in (Parameter, Tensor) and hasattr(tensor, "_local_tensor")
 
 
 def fits(tensor: Tensor, parameter: Tensor) -> bool:

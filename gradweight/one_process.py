@@ -33,7 +33,7 @@ class Exchanging(Protocol):
         """Raise `ValueError` if rows over these parameters cannot be added up."""
 
     def gradients(
-        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
+        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: Callable[[], str], compute: Compute
     ) -> Gradients:
         """The gradients of the losses, averaged over the processes."""
 
@@ -77,7 +77,7 @@ class OneProcess:
         """Whatever was frozen or thawed: rows are aligned by parameter."""
 
     def gradients(
-        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
+        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: Callable[[], str], compute: Compute
     ) -> Gradients:
         """What ``compute`` returns."""
         return compute(losses, None)

@@ -46,7 +46,6 @@ class MicroBatch:
     joined: bool
     settings: Settings
 
-    @property
     def call(self) -> str:
         """What all processes must have in common beside the names of the losses."""
         return f"{self.caller} with the signals {sorted(self.signals)}; {self.settings.described}"
@@ -62,4 +61,4 @@ class MicroBatch:
 
     def described(self, names: Iterable[str]) -> str:
         """The same with the names of the losses."""
-        return f"{self.call} of the losses {list(names)}"
+        return f"{self.call()} of the losses {list(names)}"

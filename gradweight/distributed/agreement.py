@@ -26,7 +26,6 @@ class Agreement:
     """
 
     def __init__(self, group: ProcessGroup) -> None:
-        self.rank = distributed.get_rank(group)
         self.size = distributed.get_world_size(group)
         self.group = group
         if "cpu:" not in distributed.get_backend_config(group):  # NCCL alone

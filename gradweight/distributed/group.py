@@ -8,10 +8,11 @@ from typing import Any
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, distributed_c10d
 
+from ..layout import is_sharded
 from ..one_process import Exchanging, OneProcess
 from .placement import Reduce
 from .processes import Processes
-from .sharding import is_sharded, mesh_group, shards
+from .sharding import mesh_group, shards
 
 __all__ = ["Group", "check_group", "processes_of", "stays"]
 

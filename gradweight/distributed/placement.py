@@ -10,8 +10,9 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..layout import is_sharded
 from .buckets import Bucket, buckets_of
-from .sharding import first_coordinate, is_sharded, local, shards
+from .sharding import first_coordinate, local, shards
 
 __all__ = ["Placement", "Reduce", "placement_of"]
 

@@ -85,7 +85,7 @@ class Processes:
         return result
 
     def gradients(
-        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: str, compute: Compute
+        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: Callable[[], str], compute: Compute
     ) -> Gradients:
         """What ``compute`` returns on this process, averaged over all.
 
@@ -94,14 +94,14 @@ class Processes:
                 which is a loss that this process does not have.
             params: what to differentiate by.
             earlier: rows of this process that travel together with the new ones.
-            call: what must be the same on all processes besides the names and the parameters.
+            call: tells what must be the same on all processes besides the names and the parameters.
             compute: called with the losses of this process and a function that each new row is to be handed to, or
                 None for rows that are to be returned.
 
         Raises:
             Disagreement: the processes were given different losses, or another one failed; nothing has been changed.
         """
-        exchange = Exchange(self.agreement, Road(self.group, self.reduce, self.placement(params)), earlier, call)
+        exchange = Exchange(self.agreement, Road(self.group, self.reduce, self.placement(params)), earlier, call())
         try:
             mine = present(losses)
             if mine is None:

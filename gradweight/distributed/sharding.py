@@ -9,13 +9,9 @@ from typing import Any, cast
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
-__all__ = ["first_coordinate", "is_sharded", "local", "mesh_group", "shards", "whole"]
+from ..layout import is_sharded
 
-
-def is_sharded(tensor: Tensor) -> bool:
-    """Whether ``tensor`` is a DTensor."""
-    # by its attribute, so that torch.distributed.tensor is not imported where nothing is distributed
-    return hasattr(tensor, "_local_tensor")
+__all__ = ["first_coordinate", "local", "mesh_group", "shards", "whole"]
 
 
 def local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
