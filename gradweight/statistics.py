@@ -59,6 +59,9 @@ def statistics(rows: Sequence[Sequence[Tensor | None]]) -> Statistics:
             entries = [zero if piece is None else piece.abs() for piece in pieces]
             found = torch.stack([entry.amax() for entry in entries] + [entry.sum() for entry in entries])
             parts.setdefault(one.device, []).append(found.view(2, -1).double())
+    if not parts:  # all that this process holds of the rows is nothing, as of a small model in many shards
+        nothing = next(t for row in rows for t in row if t is not None).new_zeros(len(rows), dtype=torch.float64)
+        return Statistics(nothing, nothing.clone(), 0)
     first = next(iter(parts))
     together = torch.cat([torch.stack(chunks).to(first, non_blocking=True) for chunks in parts.values()])
     return Statistics(together[:, 0].amax(0), together[:, 1].sum(0), count)

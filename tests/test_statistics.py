@@ -184,3 +184,9 @@ def test_they_come_by_themselves() -> None:
     opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Recorder())
     with pytest.raises(TypeError, match="Recorder has no signal 'max_abs'"):
         opt.backward(losses(net, torch.randn(8, 3, dtype=torch.float64)), max_abs=1.0)
+
+
+def test_a_process_that_holds_nothing_of_any_row() -> None:
+    found = statistics([[torch.empty(0), None], [torch.empty(0), torch.empty(0, 3)]])
+    assert found.max_abs.tolist() == found.sum_abs.tolist() == [0.0, 0.0]
+    assert found.count == 0
