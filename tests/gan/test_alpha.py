@@ -13,30 +13,94 @@ from gradweight.gan import Alpha, Vanilla, alpha_loss
 orders = st.sampled_from([0.2, 0.5, 0.9, 1 - 1e-9, 1.0, 1 + 1e-9, 1.2, 2.0, 5.0, 1e9, math.inf])
 
 
+logits = st.one_of(
+    st.floats(-100, 100), st.floats(-1e4, 1e4), st.sampled_from([0.0, -0.0, 17.0, -17.0, 21.0, -21.0, 1e4, -1e4])
+)
+
+
 def exact(s, alpha):
-    """l(1, s) and its first two derivatives, in two hundred digits."""
+    """l(1, s) and its first three derivatives, in two hundred digits; and how large the terms of each are."""
     with mpmath.workdps(200):
         # as the order is rounded, so are its uses
         b = mpmath.mpf(1) if alpha == math.inf else 1 - 1 / mpmath.mpf(alpha)
         rest = 1 / (1 + mpmath.exp(mpmath.mpf(s)))  # 1 - D, which keeps its digits where D is near 1
         d = 1 / (1 + mpmath.exp(-mpmath.mpf(s)))
-        value = -mpmath.log(d) if b == 0 else (1 - d**b) / b
-        power = d**b
-        return float(value), float(-rest * power), float(rest * power * (d - b * rest))
+        log_d = -mpmath.log1p(mpmath.exp(-mpmath.mpf(s)))
+        value = -log_d if b == 0 else -mpmath.expm1(b * log_d) / b
+        slope = rest * d**b
+        terms = [[value], [-slope], [slope * d, -slope * b * rest]]
+        terms.append([slope * (3 * b + 1) * d * rest, -slope * d**2, -slope * (b * rest) ** 2])
+        return [float(sum(some)) for some in terms], [float(sum(map(abs, some))) for some in terms]
 
 
-@given(st.one_of(st.floats(-100, 100), st.sampled_from([-100.0, 100.0])), orders)
+def assert_exact(found, s, alpha, order):
+    """``found`` is the derivative of this order, 0 to 3."""
+    values, sizes = exact(s, alpha)
+    if math.isfinite(sizes[order]):
+        # exp(b s) with |b s| up to 700 turns the last bit of the exponent into 700 of them, the terms of the higher
+        # derivatives may cancel, and below 1e-307 there are fewer bits
+        expected = pytest.approx(values[order], rel=1e-12, abs=max(1e-13 * sizes[order], 1e-307))
+        assert found.item() == expected
+    else:
+        assert not found.isfinite()
+
+
+def forward(function):
+    """Its derivative by forward mode."""
+    return lambda x: torch.func.jvp(function, (x,), (torch.ones_like(x),))[1]
+
+
+@given(logits, orders)
 def test_value_and_derivatives(s, alpha):
     x = torch.tensor(s, dtype=torch.float64, requires_grad=True)
-    value = alpha_loss(x, alpha)
-    (first,) = torch.autograd.grad(value, x, create_graph=True)
-    (second,) = torch.autograd.grad(first, x)
-    expected = exact(s, alpha)
-    # exp(b s) with |b s| up to 400 turns the last bit of the exponent into 400 of them
-    assert value.item() == pytest.approx(expected[0], rel=1e-12, abs=0)
-    assert first.item() == pytest.approx(expected[1], rel=1e-12, abs=0)
-    # the two parts of the second derivative may cancel
-    assert second.item() == pytest.approx(expected[2], rel=1e-12, abs=1e-14 * abs(expected[1]))
+    found = alpha_loss(x, alpha)
+    assert_exact(found, s, alpha, 0)
+    for order in (1, 2, 3):
+        (found,) = torch.autograd.grad(found, x, create_graph=True)
+        assert_exact(found, s, alpha, order)
+
+
+@given(logits, orders, st.lists(st.sampled_from([forward, torch.func.grad]), min_size=3, max_size=3))
+def test_derivatives_by_both_modes_in_any_order(s, alpha, modes):
+    x, function = torch.tensor(s, dtype=torch.float64), lambda x: alpha_loss(x, alpha)
+    for order, mode in enumerate(modes, 1):
+        function = mode(function)
+        assert_exact(function(x), s, alpha, order)
+
+
+@given(st.lists(logits, min_size=1, max_size=4), orders)
+def test_hessians_of_a_batch(values, alpha):
+    x = torch.tensor(values, dtype=torch.float64)
+    # of each logit by itself: a sum's derivatives would be those of the one that leaves the range
+    hessian = torch.vmap(torch.func.hessian(lambda x: alpha_loss(x, alpha)))(x)
+    for found, s in zip(hessian, values, strict=True):
+        assert_exact(found, s, alpha, 2)
+
+
+@given(st.floats(-20, 20), orders)
+def test_derivatives_against_finite_differences(s, alpha):
+    # steps of 1e-4 cost 1e-8 of the third derivative, rounding 1e-12 of the value
+    function, step = lambda x: alpha_loss(x, alpha), 1e-4
+    for mode in (forward, torch.func.grad, forward):
+        slope = mode(function)
+        ahead, behind = (function(torch.tensor(s + sign * step, dtype=torch.float64)).item() for sign in (1, -1))
+        size = max(abs(ahead), abs(behind))
+        difference = (ahead - behind) / (2 * step)
+        # a derivative's own derivative is at most 5 times it and the next: b >= -4
+        assert slope(torch.tensor(s, dtype=torch.float64)).item() == pytest.approx(
+            difference, rel=1e-6, abs=1e-6 * size
+        )
+        function = slope
+
+
+@pytest.mark.parametrize("s", [-60.0, -30.0, -18.0, 18.0, 30.0, 60.0])
+@pytest.mark.parametrize("alpha", [0.9, 1.0, 1.2, 2.0, math.inf])
+def test_in_single_precision_tiny_derivatives_keep_their_digits(s, alpha):
+    function = lambda x: alpha_loss(x, alpha)  # noqa: E731
+    for mode, expected in zip((torch.func.grad, forward, torch.func.grad), exact(s, alpha)[0][1:], strict=True):
+        function = mode(function)
+        if abs(expected) > 1e-37:
+            assert function(torch.tensor(s)).item() == pytest.approx(expected, rel=1e-4)
 
 
 @given(st.floats(-20, 20))
