@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import argparse
 import gc
-import json
 import sys
 import warnings
 from collections.abc import Callable
@@ -32,7 +31,7 @@ from tqdm import tqdm
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.cells import CELLS, Cell, cells_to_run
 from benchmarks.peak import peak_bytes
-from benchmarks.record import device_arguments, machine_record
+from benchmarks.record import device_arguments, keep_by_cell, machine_record
 from benchmarks.variants import PLAIN, Problem, plain, variants
 
 RESULTS = Path(__file__).parent / "results" / "memory"
@@ -124,12 +123,10 @@ def main() -> None:
     parser.add_argument("--variants", default="", help="comma-separated parts of names; default: all")
     arguments = device_arguments(parser, RESULTS)
 
-    path = arguments.out / "memory.json"
-    results = {r["cell"]: r for r in json.loads(path.read_text())["results"]} if path.exists() else {}
     for cell in cells_to_run(arguments.cells, arguments.device, arguments.quick):
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the peers
-            result = results[cell] = measure(cell, arguments.device, arguments.variants)
+            result = measure(cell, arguments.device, arguments.variants)
         plain_peak = result["peak_bytes"][PLAIN]
         print(f"\n{result['title']}: parameters {result['parameter_bytes'] / 2**20:.2f} MiB, plain step at its peak")
         print(
@@ -140,9 +137,7 @@ def main() -> None:
             print(f"  {name:<44} {extra:7.3f} parameters   {ratio:6.3f} x the plain peak")
         for name, error in result["failed"].items():
             print(f"  {name:<44} not run: {error}")
-        ordered = [results[name] for name in CELLS if name in results]
-        path.write_text(json.dumps({"machine": machine_record(), "results": ordered}, indent=2) + "\n")
-        draw(ordered, arguments.out / "memory.png")
+        draw(keep_by_cell(arguments.out / "memory.json", result, CELLS), arguments.out / "memory.png")
 
 
 if __name__ == "__main__":

@@ -36,17 +36,17 @@ def dcgan_discriminator(width: int = 64, channels: int = 3) -> nn.Sequential:
 
 
 class _Block(nn.Module):
-    """A residual block of SN-GAN's discriminator."""
+    """A residual block of SN-GAN's discriminator; the first one takes images, which no activation has to cut off."""
 
-    def __init__(self, inputs: int, outputs: int, downsample: bool) -> None:
+    def __init__(self, inputs: int, outputs: int, downsample: bool, of_images: bool = False) -> None:
         super().__init__()
         self.first = spectral_norm(nn.Conv2d(inputs, outputs, 3, padding=1))
         self.second = spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1))
         self.shortcut = spectral_norm(nn.Conv2d(inputs, outputs, 1))
-        self.downsample = downsample
+        self.downsample, self.of_images = downsample, of_images
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(F.relu(x)))) + self.shortcut(x)
+        y = self.second(F.relu(self.first(x if self.of_images else F.relu(x)))) + self.shortcut(x)
         return F.avg_pool2d(y, 2) if self.downsample else y
 
 
@@ -56,7 +56,7 @@ class SNGANDiscriminator(nn.Module):
     def __init__(self, width: int = 128, channels: int = 3) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            _Block(channels, width, downsample=True),
+            _Block(channels, width, downsample=True, of_images=True),
             _Block(width, width, downsample=True),
             _Block(width, width, downsample=False),
             _Block(width, width, downsample=False),
@@ -94,7 +94,8 @@ class BigGANDiscriminator(nn.Module):
     def __init__(self, width: int = 96, channels: int = 3) -> None:
         super().__init__()
         sizes = [channels, *(width * times for times in (1, 2, 4, 8, 16, 16))]
-        blocks: list[nn.Module] = [_Block(a, b, downsample=i < 5) for i, (a, b) in enumerate(itertools.pairwise(sizes))]
+        pairs = enumerate(itertools.pairwise(sizes))
+        blocks: list[nn.Module] = [_Block(a, b, downsample=i < 5, of_images=i == 0) for i, (a, b) in pairs]
         self.blocks = nn.Sequential(blocks[0], _Attention(width), *blocks[1:])
         self.score = spectral_norm(nn.Linear(16 * width, 1))
 

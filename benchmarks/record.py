@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import platform
 import shlex
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -47,6 +49,21 @@ def device_arguments(parser: argparse.ArgumentParser, out: Path) -> argparse.Nam
         arguments.out = out if arguments.device.type == "cpu" else out / arguments.device.type
     arguments.out.mkdir(parents=True, exist_ok=True)
     return arguments
+
+
+def keep_by_cell(path: Path, result: dict[str, Any], cells: Iterable[str]) -> list[dict[str, Any]]:
+    """All results in the file, this one in the place of an earlier one of its cell, each with the record of its run.
+
+    Args:
+        path: a JSON file, made if there is none.
+        result: has a "cell".
+        cells: names in the order in which results are kept.
+    """
+    before = json.loads(path.read_text())["results"] if path.exists() else []
+    results = {r["cell"]: r for r in [*before, result]}
+    ordered = [results[name] for name in cells if name in results]
+    path.write_text(json.dumps({"machine": machine_record(), "results": ordered}, indent=2) + "\n")
+    return ordered
 
 
 def _cpu_model() -> str:

@@ -15,7 +15,6 @@ variant that a cell or the machine cannot run is named with its error and left o
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import sys
 import warnings
@@ -31,7 +30,7 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.cells import CELLS, cells_to_run
-from benchmarks.record import device_arguments, machine_record
+from benchmarks.record import device_arguments, keep_by_cell, machine_record
 from benchmarks.timing import interleaved, quartiles_of_ratios
 from benchmarks.variants import PLAIN, Problem, variants
 
@@ -114,22 +113,17 @@ def main() -> None:
     parser.add_argument("--compiled", action="store_true", help="compiled variants, too; each takes up to a minute")
     arguments = device_arguments(parser, RESULTS)
 
-    path = arguments.out / "step.json"
-    results = {r["cell"]: r for r in json.loads(path.read_text())["results"]} if path.exists() else {}
     for cell in cells_to_run(arguments.cells, arguments.device, arguments.quick):
         rounds = arguments.rounds or max(4, CELLS[cell].rounds // (5 if arguments.quick else 1))
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of the peers and of the compiler
             result = measure(cell, arguments.device, rounds, arguments.seconds, arguments.compiled, arguments.variants)
-        results[cell] = result
         print(f"\n{result['title']}: {result['parameters']:,} parameters, plain step {result['plain_ms']} ms")
         for name, (low, median, high) in result["ratio_quartiles"].items():
             print(f"  {name:<44} {median:6.3f}   [{low:.3f}, {high:.3f}]")
         for name, error in result["failed"].items():
             print(f"  {name:<44} not run: {error}")
-        ordered = [results[name] for name in CELLS if name in results]
-        path.write_text(json.dumps({"machine": machine_record(), "results": ordered}, indent=2) + "\n")
-        draw(ordered, arguments.out / "step.png")
+        draw(keep_by_cell(arguments.out / "step.json", result, CELLS), arguments.out / "step.png")
 
 
 if __name__ == "__main__":

@@ -18,6 +18,7 @@ import torch
 from benchmarks import __main__ as everything
 from benchmarks import tables
 from benchmarks.counting import Counting, count
+from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
 from benchmarks.peak import peak_bytes
 
@@ -155,6 +156,18 @@ def test_traffic_is_what_a_cache_has_to_fetch_and_write_back() -> None:
     assert moved(twice, outside) == pytest.approx(4, abs=0.4)
     assert moved(lambda: a.copy_(b), inside) == pytest.approx(2, abs=0.2)
     assert moved(lambda: a.add_(b), inside) == pytest.approx(3, abs=0.3)
+
+
+@pytest.mark.parametrize("network", [SNGANDiscriminator, BigGANDiscriminator])
+def test_no_activation_stands_between_the_images_and_the_first_convolution(network: Any) -> None:
+    net, seen = network(width=8), {}
+    first, second = [block for block in net.blocks if hasattr(block, "downsample")][:2]
+    images = -torch.rand(2, 3, 32, 32)
+    for block in (first, second):
+        block.first.register_forward_pre_hook(lambda module, inputs: seen.update({module: inputs[0]}))
+    net(images)
+    assert torch.equal(seen[first.first], images)
+    assert seen[second.first].min() == 0
 
 
 def test_the_peak_is_what_was_held_at_once() -> None:
