@@ -36,6 +36,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.counting import count
+from benchmarks.kernels import kernels_on
 from benchmarks.record import device_arguments, machine_record
 from benchmarks.timing import interleaved, quartiles
 from gradweight.rows import Row, combine, gram
@@ -64,6 +65,16 @@ def combination(k: int, m: int, tensors: int, device: torch.device) -> Callable[
     return run
 
 
+def by_kernels(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The same by the Triton kernels."""
+
+    def kernels() -> None:
+        with kernels_on(device):
+            run()
+
+    return kernels
+
+
 def copy(k: int, device: torch.device) -> Callable[[], None]:
     """A plain copy of k elements."""
     source, target = torch.randn(k, device=device), torch.zeros(k, device=device)
@@ -90,12 +101,20 @@ def measure(k: int, m: int, tensors: int, device: torch.device, rounds: int, sec
             "not_counted": sorted(counted.unknown),
         }
     ways = {"combination": ours, "copy": copy(k, device)}
+    if device.type == "cuda":
+        ways["kernels"] = by_kernels(ours, device)
     times = interleaved(ways, rounds=rounds, seconds=seconds, warmups=3, device=device, title=f"k = {k:.0e}, m = {m}")
-    shares = [(2 * m + 1) / 2 * c / t for t, c in zip(times["combination"], times["copy"], strict=True)]
+
+    def shares(way: str) -> list[float]:
+        return quartiles([(2 * m + 1) / 2 * c / t for t, c in zip(times[way], times["copy"], strict=True)])
+
+    if "kernels" in times:
+        result["kernels_ms"] = round(statistics.median(times["kernels"]) * 1e3, 4)
+        result["kernels_share_quartiles"] = shares("kernels")
     return result | {
         "combination_ms": round(statistics.median(times["combination"]) * 1e3, 4),
         "copy_ms": round(statistics.median(times["copy"]) * 1e3, 4),
-        "share_quartiles": quartiles(shares),
+        "share_quartiles": shares("combination"),
     }
 
 
@@ -177,7 +196,10 @@ def main() -> None:
             counts = f"{r['operations']:8.2f}      {r['moved']:8.2f} ({r['floor_moved']:2})"
             counts += f"  {r['launches']:9}  {r['allocations']:11}"
         low, median, high = r["share_quartiles"]
-        print(f"{k:10} {m:3}  {counts}   {r['combination_ms']:8.3f}  {median:.2f} [{low:.2f}, {high:.2f}]")
+        line = f"{k:10} {m:3}  {counts}   {r['combination_ms']:8.3f}  {median:.2f} [{low:.2f}, {high:.2f}]"
+        if "kernels_ms" in r:
+            line += f"   Triton {r['kernels_ms']:8.3f}  {r['kernels_share_quartiles'][1]:.2f}"
+        print(line)
     print("\na million parameters, m = 2, in so many tensors: operators, ms")
     for tensors in (1, 10, 100, 1000):
         r = measure(10**6, 2, tensors, device, rounds, seconds)

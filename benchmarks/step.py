@@ -43,13 +43,14 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
     problem = Problem.of(cell, device)
     steps: dict[str, Callable[[], None]] = {}
     failed: dict[str, str] = {}
-    for variant, make in variants(cell, compiled=compiled, parts=parts).items():
+    ways = variants(cell, compiled=compiled, on_gpu=device.type == "cuda", parts=parts)
+    for variant, make in ways.items():
         try:
             step = make(problem)
             step()  # compiles what is compiled
             steps[variant] = step
         except Exception as error:
-            if variant.startswith("gradweight") and "compiled" not in variant:
+            if variant.startswith("gradweight") and not any(x in variant for x in ("compiled", "captured", "Triton")):
                 raise
             # what a peer, or the compiler on this machine, cannot do is a result, too
             failed[variant] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"

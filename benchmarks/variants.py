@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.cells import Batch, Cell
+from benchmarks.kernels import kernels_on
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, Sum, UPGrad
@@ -39,7 +40,8 @@ class Problem:
         """The cell's network with its initial parameters, and an Adam."""
         torch.manual_seed(0)
         net = cell.network().to(device)
-        return Problem(cell, net, torch.optim.Adam(net.parameters(), 2e-5), cell.batch(device))
+        base = torch.optim.Adam(net.parameters(), 2e-5, capturable=device.type == "cuda")
+        return Problem(cell, net, base, cell.batch(device))
 
     def outputs(self) -> dict[str, Tensor]:
         """The forward pass."""
@@ -123,6 +125,40 @@ def ours_compiled(rule: Any) -> Callable[[Problem], Callable[[], None]]:
         return step
 
     return make
+
+
+def captured(make: Callable[[Problem], Callable[[], None]]) -> Callable[[Problem], Callable[[], None]]:
+    """The same step recorded once as a CUDA graph, then replayed."""
+
+    def record(problem: Problem) -> Callable[[], None]:
+        step = make(problem)
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream):  # what is set up once is not recorded
+            for _ in range(3):
+                step()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):
+            step()
+        return graph.replay
+
+    return record
+
+
+def by_kernels(make: Callable[[Problem], Callable[[], None]]) -> Callable[[Problem], Callable[[], None]]:
+    """The same step with the Triton kernels for the Gram matrix and the direction."""
+
+    def prepare(problem: Problem) -> Callable[[], None]:
+        step = make(problem)
+
+        def run() -> None:
+            with kernels_on(problem.batch[0].device):
+                step()
+
+        return run
+
+    return prepare
 
 
 def paper(problem: Problem) -> Callable[[], None]:
@@ -233,13 +269,14 @@ def conflictfree(problem: Problem) -> Callable[[], None]:
 
 
 def variants(
-    cell: Cell, *, compiled: bool = False, parts: str = ""
+    cell: Cell, *, compiled: bool = False, on_gpu: bool = False, parts: str = ""
 ) -> dict[str, Callable[[Problem], Callable[[], None]]]:
     """Every way that the cell can be trained in, as far as the peers are installed.
 
     Args:
         cell: the problem.
         compiled: those that are compiled, too.
+        on_gpu: those that need a GPU, too: by Triton kernels, and captured in CUDA graphs.
         parts: comma-separated; only variants whose names contain one of these, and the plain one.
     """
     ways: dict[str, Callable[[Problem], Callable[[], None]]] = {
@@ -258,6 +295,11 @@ def variants(
     if compiled and cell.compiles:
         ways["summed loss, compiled"] = plain_compiled
         ways["gradweight AngleBisector, compiled"] = ours_compiled(AngleBisector())
+    if on_gpu:
+        in_place = ours(AngleBisector(), accumulate=False)
+        ways["gradweight AngleBisector, in place, Triton"] = by_kernels(in_place)
+        ways["summed loss, captured"] = captured(plain)
+        ways["gradweight AngleBisector, in place, captured"] = captured(in_place)
     if find_spec("torchjd"):
         ways["TorchJD UPGrad, sequential"] = torchjd("UPGrad", 1, gramian=False)
         ways["TorchJD UPGrad, sequential, Gramian path"] = torchjd("UPGrad", 1, gramian=True)

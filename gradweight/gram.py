@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from .kernels import products_by_kernel, taken
 from .layout import LOW_PRECISION, flatten
 from .readable import readable
 
@@ -58,19 +59,24 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """
     m = len(rows)
     products: dict[tuple[tuple[int, ...], torch.device, torch.dtype], _Products] = {}
+    by_kernel: dict[tuple[torch.device, torch.dtype], list[Sequence[Tensor | None]]] = {}
     everyone = tuple(range(m))
     for column in zip(*rows, strict=True):
         tensors = [t for t in column if t is not None]
         if not tensors:
+            continue
+        if taken(tensors, m):
+            by_kernel.setdefault((tensors[0].device, tensors[0].dtype), []).append(column)
             continue
         present = everyone if len(tensors) == m else tuple(i for i, t in enumerate(column) if t is not None)
         key = present, tensors[0].device, tensors[0].dtype
         if key not in products:
             products[key] = _Products(len(tensors), key[1])
         products[key].add(tensors)
-    double = any(dtype in (torch.float64, torch.complex128) for _, _, dtype in products)
-    dtype = torch.float64 if double else torch.float32
+    dtypes = {dtype for _, _, dtype in products} | {dtype for _, dtype in by_kernel}
+    dtype = torch.float64 if dtypes & {torch.float64, torch.complex128} else torch.float32
     parts = [(present, some.sums()) for (present, _, _), some in products.items()]
+    parts += [(everyone, products_by_kernel(columns)) for columns in by_kernel.values()]
     if all(isinstance(sums, list) for _, sums in parts):
         return torch.tensor(_read_total(m, parts), dtype=dtype)  # type: ignore[arg-type]
     entries = iter(_total(m, parts).to(dtype).unbind())

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from .gram import gram
+from .kernels import DEVICES, combine_by_kernel, taken
 from .layout import CHUNK, LOW_PRECISION, fits, flatten, is_dense
 from .ownership import private
 from .together import CALLED, Column, add_together, combine_together
@@ -39,7 +40,7 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     ``out[p]`` may be one of the tensors of ``rows`` (that of the first loss that reaches p), for combining in
     place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
     """
-    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, ...]] = {}
+    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, tuple[Tensor, ...]]] = {}
     key: tuple[torch.device, torch.dtype] | None = None
     factors: tuple[Tensor, ...] = ()
     waiting: dict[tuple[torch.device, torch.dtype], list[Column]] = {}
@@ -50,9 +51,10 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
             key = target.device, target.dtype
             if key not in prepared:
                 wide = torch.float32 if target.dtype in LOW_PRECISION else target.dtype
-                prepared[key] = weights.to(target.device, wide, non_blocking=True).unbind()
-            factors = prepared[key]
-        if target.device.type not in CALLED:
+                there = weights.to(target.device, wide, non_blocking=True)
+                prepared[key] = there, there.unbind()
+            factors = prepared[key][1]
+        if target.device.type not in CALLED or target.device.type in DEVICES:
             waiting.setdefault(key, []).append((target, tensors))
             continue
         if target.dtype in LOW_PRECISION:
@@ -68,7 +70,19 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
                 torch.mul(tensor, weight, out=target)
                 begun = True
     for key, columns in waiting.items():
-        combine_together(columns, prepared[key])
+        _combine_waiting(columns, *prepared[key])
+
+
+def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[Tensor]) -> None:
+    by_kernel: list[Column] = []
+    others: list[Column] = []
+    for target, tensors in columns:
+        ours = taken([target, *(t for t in tensors if t is not None)], len(factors))
+        (by_kernel if ours else others).append((target, tensors))
+    if by_kernel:
+        combine_by_kernel(by_kernel, weights)
+    if others:
+        combine_together(others, factors)
 
 
 def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:

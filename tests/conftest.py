@@ -4,6 +4,10 @@ import os
 
 import pytest
 import torch
+
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"  # read when triton is imported: its kernels run on the CPU, in Python
+
 from hypothesis import settings
 
 # a busy machine is not a failing test; where CI is set the examples are the same in every run

@@ -1,0 +1,23 @@
+"""The Triton kernels, switched on for a while."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+from gradweight.kernels import DEVICES
+
+__all__ = ["kernels_on"]
+
+
+@contextmanager
+def kernels_on(device: torch.device) -> Iterator[None]:
+    """Gram matrix and direction on this kind of device by Triton kernels inside, whatever the default is."""
+    before = set(DEVICES)
+    DEVICES.add(device.type)
+    try:
+        yield
+    finally:
+        DEVICES.intersection_update(before)

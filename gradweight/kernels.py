@@ -1,0 +1,139 @@
+"""Kernels: Gram matrix and direction in one launch each, by Triton, where there is nothing to record or to trace.
+
+Launches that do not depend on the number of tensors, every gradient read once for either, nothing copied: what
+`gram` and `together` do with the operations of torch costs 15 k elements of memory traffic at m = 2 on a device, this
+5 k. What it takes is a table of addresses, sent to the device with each.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .layout import LOW_PRECISION, is_dense
+from .together import Column
+
+__all__ = ["DEVICES", "combine_by_kernel", "products_by_kernel", "taken"]
+
+DEVICES: set[str] = set()
+"""Kinds of devices where the kernels are used; add "cuda" to use them there.
+
+None yet: they are compiled for GPUs and their arithmetic is tested, but no GPU has run them so far.
+"""
+
+CHUNK = 2**14
+"""Elements of a tensor that one program works on, all its losses' gradients together."""
+
+FEW, MANY = 4, 32
+"""Up to how many gradients are multiplied pair by pair in registers, and up to how many at all."""
+
+_BLOCK = 1024
+_MANY_BLOCK = 64
+_KINDS = (torch.float64, torch.float32, *LOW_PRECISION)
+
+
+def taken(tensors: Sequence[Tensor], m: int) -> bool:
+    """Whether the kernels are used for these tensors of one shape and dtype, the gradients of m losses.
+
+    Not under a compiler or a transform, and not while a CUDA graph is captured: a graph would keep the addresses'
+    table as it is. Not for complex numbers or tensors whose elements lie in different orders.
+    """
+    one = tensors[0]
+    return (
+        one.device.type in DEVICES
+        and m <= MANY
+        and one.dtype in _KINDS
+        and not torch.compiler.is_compiling()
+        and all(type(t) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+        and not (one.is_cuda and torch.cuda.is_current_stream_capturing())
+        and is_dense(one)
+        and all(t.stride() == one.stride() for t in tensors)
+    )
+
+
+def products_by_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
+    """Inner products of each row with itself and with those after it: (m (m + 1) / 2,), double precision.
+
+    The columns are of one dtype, on one device, and `taken`. Sums over `CHUNK` elements are formed in float32
+    (float64 for double precision), sums of those in float64.
+    """
+    from . import triton_kernels
+
+    m = len(columns[0])
+    ones = [next(t for t in column if t is not None) for column in columns]
+    like = ones[0]
+    device, wide = like.device, _wide(like.dtype)
+    chunks = _chunks(tuple(t.numel() for t in ones), device, _stream(device))
+    addresses = _table([0 if t is None else t.data_ptr() for column in columns for t in column], device)
+    out = torch.empty((len(chunks), m * (m + 1) // 2), dtype=wide, device=device)
+    if not len(chunks):
+        return out.sum(0, dtype=torch.float64)
+    types = {"TYPE": _type(like.dtype), "WIDE": _type(wide), "CHUNK": CHUNK}
+    with _on(device):
+        if m <= FEW:
+            triton_kernels.dots[(len(chunks),)](addresses, chunks, out, M=m, BLOCK=_BLOCK, **types)
+        else:
+            padded = 16 if m <= 16 else 32
+            launch = triton_kernels.products[(len(chunks),)]
+            launch(addresses, chunks, out, M=m, PADDED=padded, BLOCK=_MANY_BLOCK, **types)
+    return out.sum(0, dtype=torch.float64)
+
+
+def combine_by_kernel(columns: Sequence[Column], weights: Tensor) -> None:
+    """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device, and `taken`.
+
+    A target may be one of its gradients. The (m,) weights are of the dtype of the gradients, float32 for half
+    precision; in it the sums are formed, and rounded once.
+    """
+    from . import triton_kernels
+
+    like = columns[0][0]
+    device = like.device
+    chunks = _chunks(tuple(target.numel() for target, _ in columns), device, _stream(device))
+    if not len(chunks):
+        return
+    found = [0 if t is None else t.data_ptr() for _, tensors in columns for t in tensors]
+    table = _table([*found, *(target.data_ptr() for target, _ in columns)], device)
+    addresses, targets = table[: len(found)], table[len(found) :]
+    types = {"TYPE": _type(like.dtype), "WIDE": _type(weights.dtype), "CHUNK": CHUNK, "BLOCK": _BLOCK}
+    with _on(device):
+        launch = triton_kernels.weighted_sum[(len(chunks),)]
+        launch(addresses, targets, chunks, weights.contiguous(), M=len(weights), **types)
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.float64 if dtype == torch.float64 else torch.float32
+
+
+def _type(dtype: torch.dtype) -> Any:
+    from triton import language
+
+    return getattr(language, str(dtype).removeprefix("torch."))
+
+
+def _table(addresses: list[int], device: torch.device) -> Tensor:
+    # from pinned memory, because a copy from any other waits for what the device is doing
+    on_host = torch.tensor(addresses, dtype=torch.int64, pin_memory=device.type == "cuda")
+    return on_host.to(device, non_blocking=True)
+
+
+@functools.lru_cache(maxsize=64)
+def _chunks(sizes: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
+    """Which elements each program works on: (programs, 3), the tensor, where to begin, the tensor's size.
+
+    Kept from step to step, for each stream, since another one could read it before it has arrived.
+    """
+    rows = [n for c, size in enumerate(sizes) for start in range(0, size, CHUNK) for n in (c, start, size)]
+    return _table(rows, device).view(len(rows) // 3, 3)
+
+
+def _stream(device: torch.device) -> int:
+    return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
+def _on(device: torch.device) -> torch.cuda.device:
+    return torch.cuda.device(device if device.type == "cuda" else -1)
