@@ -45,7 +45,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     parts = arguments.parts.split(",")
     if "toy" in parts:
-        run_toy(100 if arguments.quick else 2500, arguments.out)
+        run_toy(20 if arguments.quick else 2500, arguments.out)
     if "agreement" in parts:
         run_agreement(3 if arguments.quick else 60, arguments.out)
     if "time" in parts:

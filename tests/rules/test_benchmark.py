@@ -1,13 +1,16 @@
-"""The script of the page on rules runs on tiny settings, and its table has a word for every cell."""
+"""The script of the page on rules runs on tiny settings, and the page says what it found."""
 
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
+from benchmarks.rules import RESULTS
 from gradweight.rules.claims import CLAIMS
 
-from ..test_benchmarks import run
+from ..test_benchmarks import machine, run
+from .test_docs import PAGE
 
 
 def test_time(tmp_path: Path) -> None:
@@ -23,3 +26,23 @@ def test_time(tmp_path: Path) -> None:
     assert len(table) == 2 + 4 * len(CLAIMS)
     assert any(line.startswith("| `Krum` | 2 | for 4 to 16 losses |") for line in table)
     assert (tmp_path / "time.png").stat().st_size > 10_000
+
+
+def test_toy_and_agreement(tmp_path: Path) -> None:
+    run("rules.py", "--parts", "toy,agreement", "--out", str(tmp_path), "--quick")
+    assert len(json.loads((tmp_path / "toy.json").read_text())["rules"]["UPGrad"]["ends"]) == 5
+    assert len(json.loads((tmp_path / "agreement.json").read_text())["rules"]["UPGrad"]) == 6
+    machine(tmp_path / "toy.json")
+    machine(tmp_path / "agreement.json")
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
+
+
+def test_the_page_says_how_often_the_peer_conflicts() -> None:
+    found = json.loads((RESULTS / "agreement.json").read_text())["rules"]
+    ours = []
+    for name, rows in found.items():
+        theirs = " | ".join(str(row["conflicts"][1]) for row in rows)
+        assert f"| TorchJD's {name} | {theirs} |" in PAGE
+        ours += [row["conflicts"][0] for row in rows]
+    assert not any(ours)
+    assert len(re.findall(r"\| TorchJD's ", PAGE)) == len(found)
