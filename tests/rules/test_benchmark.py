@@ -6,6 +6,10 @@ import json
 import re
 from pathlib import Path
 
+import pytest
+
+from benchmarks.rule_agreement import run_agreement
+from benchmarks.rule_paths import run_toy
 from benchmarks.rules import RESULTS
 from gradweight.rules.claims import CLAIMS
 
@@ -28,8 +32,10 @@ def test_time(tmp_path: Path) -> None:
     assert (tmp_path / "time.png").stat().st_size > 10_000
 
 
+@pytest.mark.filterwarnings("ignore")  # of the peer's solvers
 def test_toy_and_agreement(tmp_path: Path) -> None:
-    run("rules.py", "--parts", "toy,agreement", "--out", str(tmp_path), "--quick")
+    run_toy(10, tmp_path)
+    run_agreement(1, tmp_path)
     assert len(json.loads((tmp_path / "toy.json").read_text())["rules"]["UPGrad"]["ends"]) == 5
     assert len(json.loads((tmp_path / "agreement.json").read_text())["rules"]["UPGrad"]) == 6
     machine(tmp_path / "toy.json")
