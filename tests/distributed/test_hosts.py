@@ -122,7 +122,49 @@ def by_lightning() -> tuple[float, bool]:
     return distance(module.net, expected(STEPS)), same_everywhere(module.net)
 
 
-@pytest.mark.parametrize("host", [by_accelerate, by_lightning])
+def by_transformers() -> tuple[float, bool]:
+    from accelerate.state import AcceleratorState, GradientState, PartialState
+    from transformers import Trainer, TrainingArguments
+
+    class MultiObjectiveTrainer(Trainer):
+        opt: MultiObjectiveGradient
+
+        def compute_loss(self, model: nn.Module, inputs: dict[str, Tensor], *_: Any, **__: Any) -> Tensor:
+            assert isinstance(model, DistributedDataParallel)
+            return self.opt.join(losses_of(model, inputs["x"]))
+
+        def _get_train_sampler(self, *_: Any) -> Any:
+            return torch.utils.data.SequentialSampler(self.train_dataset)
+
+    # of each two batches in turn the Trainer gives one to either process
+    samples = [{"x": x} for i in range(MICRO * STEPS) for x in batch(i, 2)]
+    with torchrun(), tempfile.TemporaryDirectory() as folder:
+        arguments = TrainingArguments(
+            folder,
+            num_train_epochs=1,
+            per_device_train_batch_size=len(share(batch(0, 2))),
+            gradient_accumulation_steps=MICRO,
+            max_grad_norm=0.0,
+            lr_scheduler_type="constant",
+            remove_unused_columns=False,
+            use_cpu=True,
+            save_strategy="no",
+            report_to=[],
+            disable_tqdm=True,
+        )
+        net = network()
+        opt = together(net, UPGrad())
+        trainer = MultiObjectiveTrainer(net, arguments, train_dataset=samples, optimizers=(opt, None))
+        trainer.opt = opt
+        trainer.train()
+        assert arguments.world_size == 2
+        assert trainer.state.global_step == STEPS
+        for state in (AcceleratorState, GradientState, PartialState):
+            state._shared_state.clear()
+    return distance(net, expected(STEPS)), same_everywhere(net)
+
+
+@pytest.mark.parametrize("host", [by_accelerate, by_lightning, by_transformers])
 def test_hosts(pair: Pool, host: Any) -> None:
     for apart, same in pair.run(host):
         assert same
