@@ -184,6 +184,7 @@ class Combiner:
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
             weights, changed[key] = self._call(self._stateful.update, matrix, state, **given)
+            weights = weights.clone() if isinstance(weights, Tensor) else weights  # the state is written to in place
         else:
             weights = self._call(self.rule, matrix, **given)  # type: ignore[arg-type]
         check_weights(weights, self.signals.rule, matrix)

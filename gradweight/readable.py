@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["on_numpy", "readable"]
+__all__ = ["is_captured", "on_numpy", "readable"]
 
 # NumPy 1 rounds differently: a float32 scalar times a Python number is float64 there
 _SAME_DTYPES = int(np.__version__.partition(".")[0]) >= 2
@@ -32,6 +32,11 @@ def readable(tensor: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )
+
+
+def is_captured(tensor: Tensor) -> bool:
+    """Whether what is done to such a tensor now is recorded by a CUDA graph, to be replayed."""
+    return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def on_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

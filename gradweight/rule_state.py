@@ -1,4 +1,4 @@
-"""A rule's state as text, the one form that every kind of checkpoint carries through.
+"""A rule's state: how it is kept from step to step, and as text, which every kind of checkpoint carries through.
 
 `torch.distributed.checkpoint` fills in what a fresh optimizer already has: of a dict of tensors whose keys are only
 known after the first step it would load nothing. A string in a parameter group is replaced as a whole. Numbers are
@@ -8,6 +8,7 @@ written so that they read back bit for bit.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -15,10 +16,72 @@ from torch import Tensor
 
 from .rule import State
 
-__all__ = ["STATE_KEY", "pack", "unpack"]
+__all__ = ["STATE_KEY", "keep", "pack", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
+
+
+def keep(saved: State, changed: State) -> None:
+    """Take the entries of ``changed`` over into ``saved``, writing into the tensors that are there where they fit.
+
+    A CUDA graph that is replayed reads what it has written the time before only if that is the same memory. Tensors
+    of ``changed`` may be some of ``saved``, under other names too; what is kept is held by nobody else.
+
+    Example:
+        >>> saved = {"now": torch.tensor(1.0), "before": torch.tensor(0.0)}
+        >>> now = saved["now"]
+        >>> keep(saved, {"now": torch.tensor(2.0), "before": now})
+        >>> saved, saved["now"] is now
+        ({'now': tensor(2.), 'before': tensor(1.)}, True)
+    """
+    ours = {_storage(tensor) for tensor in _tensors(saved)}
+    _keep(saved, _apart(changed, saved, ours))
+
+
+def _keep(saved: State, changed: State) -> None:
+    for name, value in changed.items():
+        old = saved.get(name)
+        if isinstance(value, dict) and isinstance(old, dict) and value.keys() == old.keys():
+            _keep(old, value)
+        elif isinstance(value, Tensor) and isinstance(old, Tensor) and _alike(old, value):
+            if old is not value:
+                old.copy_(value)
+        else:
+            saved[name] = _own(value)
+
+
+def _apart(changed: State, saved: State, ours: set[int]) -> State:
+    """``changed`` with copies of what lies in the memory of ``saved`` elsewhere, where it may be overwritten first."""
+
+    def apart(value: Any, old: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: apart(v, old.get(name) if isinstance(old, dict) else None) for name, v in value.items()}
+        return value.clone() if isinstance(value, Tensor) and value is not old and _storage(value) in ours else value
+
+    return apart(changed, saved)  # type: ignore[no-any-return]
+
+
+def _own(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {name: _own(entry) for name, entry in value.items()}
+    return value.detach().clone() if isinstance(value, Tensor) else value
+
+
+def _tensors(state: State) -> Iterator[Tensor]:
+    for value in state.values():
+        if isinstance(value, dict):
+            yield from _tensors(value)
+        elif isinstance(value, Tensor):
+            yield value
+
+
+def _alike(a: Tensor, b: Tensor) -> bool:
+    return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
+
+
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
 
 
 def pack(state: State) -> str:

@@ -19,9 +19,10 @@ from .distributed import processes_of, stays
 from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
 from .join import Joined
 from .one_process import Exchanging
+from .readable import is_captured
 from .rows import Row, added, combine
 from .rule import State
-from .rule_state import STATE_KEY, unpack
+from .rule_state import STATE_KEY, keep, unpack
 from .settings import MicroBatch, Settings
 from .shared import Representation, at_representation
 from .weighted import weighted_gradient
@@ -78,7 +79,7 @@ class Step:
         """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
         followed = self.last if self.backward_done and not self.stepped else None
         if self.changed:
-            self.base.param_groups[0][STATE_KEY] = self.saved() | self.changed
+            keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), self.changed)
             self.changed = {}
         self.versions = self._versions()
         self.stepped = True
@@ -290,6 +291,11 @@ class Step:
             return None
         if not isinstance(losses, Mapping) or any(callable(v) and not isinstance(v, Tensor) for v in losses.values()):
             raise TypeError(f"refresh_every={self.settings.refresh_every} needs a mapping of tensors; got functions")
+        if is_captured(self.base.param_groups[0]["params"][0]):
+            raise RuntimeError(
+                f"refresh_every={self.settings.refresh_every} has the host decide which steps find new weights, and a "
+                "step that is captured in a CUDA graph does the same at every replay: capture with refresh_every=1"
+            )
         saved = self.saved()
         held: Tensor | None = saved.get(_held_key(losses)) if saved.get("age", 0) else None
         return held

@@ -1,7 +1,8 @@
 """Every rule that acts on the Gram matrix: from `backward` to the end of `step` nothing waits for the device.
 
-On the CPU with fake tensors, which have no values, so that whoever looks at one raises; on CUDA with the mode in which
-torch raises itself, and by capturing whole steps in a graph, during which nothing can be waited for.
+On the CPU with fake tensors, which have no values, so that whoever looks at one raises, and by replaying what a whole
+step did; on CUDA with the mode in which torch raises itself, and by capturing whole steps in a graph, during which
+nothing can be waited for.
 """
 
 from __future__ import annotations
@@ -11,9 +12,11 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gradweight import MultiObjectiveGradient
-from gradweight.rule import CoordinateRule, Signals, StatefulRule
+from gradweight import MultiObjectiveGradient, combiner, gram, rows, step
+from gradweight.gram import CUTS
+from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
+from tests.recording import Recording
 
 every_gram_rule = pytest.mark.parametrize(
     "claims", [c for c in CLAIMS if not isinstance(c.rule, CoordinateRule)], ids=lambda c: c.name
@@ -74,17 +77,70 @@ def test_nothing_synchronises_on_cuda(claims):
     assert seen.weights.isfinite().all()
 
 
-def remembers(claims):
-    """Whether the rule has a state, or draws by the number of the step: constants to a graph that is replayed."""
-    return isinstance(claims.rule, StatefulRule) or "step" in Signals.of(claims.rule).known
+every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
+
+
+class OnDevice(Training):
+    """On a CPU, what is done on a device: nothing is read back, tensors are taken together."""
+
+    def __init__(self, claims, monkeypatch, **options):
+        super().__init__(claims, "cpu")
+        base = torch.optim.SGD(self.net.named_parameters(), lr=0.05, momentum=0.5, foreach=False)
+        self.opt = MultiObjectiveGradient(base, claims.rule, **options)
+        monkeypatch.setattr(gram, "readable", lambda tensor: False)
+        monkeypatch.setattr(combiner, "readable", lambda tensor: False)
+        monkeypatch.setattr(rows, "CALLED", set())
+        monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
+
+
+def replayed_and_eager(claims, monkeypatch, **options):
+    """The parameters after steps of which all but the first two were replayed, and after as many that were taken."""
+    eager, recorded = (OnDevice(claims, monkeypatch, **options) for _ in range(2))
+    recorded.net.load_state_dict(eager.net.state_dict())
+    for _ in range(2):
+        recorded.step()
+    with Recording() as recording:
+        recorded.step()
+    for _ in range(3):
+        recording.replay()
+    for _ in range(6):
+        eager.step()
+    return list(recorded.net.parameters()), list(eager.net.parameters())
+
+
+@every_rule
+def test_a_recorded_step_goes_on_when_replayed(claims, monkeypatch):
+    """The rule's state too: a step that has been recorded reads what it wrote the time before."""
+    for ours, theirs in zip(*replayed_and_eager(claims, monkeypatch), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("options", [{"accumulate": False}, {"blocks": "layer"}, {"engine": "batched"}], ids=str)
+def test_a_recorded_step_goes_on_when_replayed_with(options, monkeypatch):
+    claims = next(c for c in CLAIMS if c.name == "DWA")
+    for ours, theirs in zip(*replayed_and_eager(claims, monkeypatch, **options), strict=True):
+        assert torch.equal(ours, theirs)
+
+
+def test_a_recording_that_reads_is_an_error():
+    with pytest.raises(RuntimeError, match="reads a value"), Recording():
+        torch.ones(()).item()
+
+
+def test_held_weights_are_refused_while_a_graph_is_captured(monkeypatch):
+    claims = next(c for c in CLAIMS if c.name == "AngleBisector")
+    training = OnDevice(claims, monkeypatch, refresh_every=2)
+    training.step()
+    before = [p.detach().clone() for p in training.net.parameters()]
+    monkeypatch.setattr(step, "is_captured", lambda tensor: True)
+    with pytest.raises(RuntimeError, match=r"refresh_every=2 .* captured"):
+        training.step()
+    for p, then in zip(training.net.parameters(), before, strict=True):
+        assert torch.equal(p, then)
 
 
 @pytest.mark.cuda
-@pytest.mark.parametrize(
-    "claims",
-    [c for c in CLAIMS if not isinstance(c.rule, CoordinateRule) and not remembers(c)],
-    ids=lambda c: c.name,
-)
+@every_rule
 def test_a_whole_step_is_captured_and_replayed(claims):
     """Forward, backwards, rule and Adam in one CUDA graph: the parameters go where steps one by one take them."""
     eager, captured = Training(claims, "cuda", capturable=True), Training(claims, "cuda", capturable=True)
