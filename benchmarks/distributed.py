@@ -3,7 +3,7 @@
     python -m benchmarks.distributed [--processes 2] [--problems small,10m] [--losses 2,4] [--rounds N] [--quick]
     torchrun --nproc-per-node 2 benchmarks/distributed.py
     python -m benchmarks.distributed --estimate      # no measurement: the table of docs/distributed.md
-    python -m benchmarks.distributed --page          # writes both tables into docs/distributed.md, and the figure
+    python -m benchmarks.distributed --page          # writes all tables into docs/distributed.md, and the figure
 
 Processes of one gloo group on this machine train one network after the other; the modes take turns step by step, and
 every step is divided by the step of DDP on the summed loss in the same round. A time is that from one barrier to the
@@ -33,6 +33,7 @@ import torch
 from torch import distributed, multiprocessing
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+from benchmarks import distributed_memory
 from benchmarks.distributed_estimate import estimate
 from benchmarks.modes import EACH_BY_FSDP2, PLAIN, PROBLEMS, expected_bytes, modes
 from benchmarks.record import machine_record
@@ -184,10 +185,19 @@ def work(rank: int, arguments: argparse.Namespace, rendezvous: str | None) -> No
 
 
 def filled(page: str, results: Path = RESULTS) -> str:
-    """The page with the table of what was measured and that of what was estimated."""
-    path = results / "distributed.json"
-    measured = table(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"
-    for name, text in {"distributed": measured, "estimate": estimate()}.items():
+    """The page with the tables of what was measured, here and in `distributed_memory`, and of what was estimated."""
+
+    def measured(path: Path, table: Callable[[dict[str, Any]], str]) -> str:
+        return table(json.loads(path.read_text())) if path.exists() else "*Not measured yet.*"
+
+    tables = {
+        "distributed": measured(results / "distributed.json", table),
+        "distributed memory": measured(
+            distributed_memory.RESULTS / "distributed_memory.json", distributed_memory.table
+        ),
+        "estimate": estimate(),
+    }
+    for name, text in tables.items():
         block = f"<!-- table: {name} -->\n\n{text}\n\n<!-- end -->"
         page = re.sub(rf"<!-- table: {name} -->.*?<!-- end -->", lambda _, b=block: b, page, flags=re.DOTALL)  # type: ignore[misc]
     return page
@@ -201,7 +211,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=None, help="steps of each mode (default: 40)")
     parser.add_argument("--quick", action="store_true", help="the small network, two losses, a fifth of the rounds")
     parser.add_argument("--estimate", action="store_true", help="measure nothing, print the paper estimate")
-    parser.add_argument("--page", action="store_true", help="measure nothing, write both tables into the page, draw")
+    parser.add_argument("--page", action="store_true", help="measure nothing, write all tables into the page, draw")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go")
     arguments = parser.parse_args()
     if arguments.estimate:
