@@ -61,19 +61,24 @@ def peak(mode: str, m: int, depth: int) -> int:
     return peak_bytes(backward)
 
 
+def measure(m: int, depth: int) -> dict[str, Any]:
+    """The peak of every mode on the process that holds most; called by all processes."""
+    peaks = {}
+    for mode in MODES:
+        most = torch.tensor(peak(mode, m, depth))
+        distributed.all_reduce(most, distributed.ReduceOp.MAX)
+        peaks[mode] = int(most)
+    parameters = sum(p.numel() for p in network(depth).parameters())
+    return {"processes": distributed.get_world_size(), "losses": m, "parameters": parameters, "peak_bytes": peaks}
+
+
 def work(rank: int, processes: int, losses: list[int], depth: int, out: Path, rendezvous: str) -> None:
     """All measurements, on one of the processes; rank 0 writes."""
     torch.set_num_threads(1)
     distributed.init_process_group("gloo", init_method=f"file://{rendezvous}", rank=rank, world_size=processes)
-    parameters = sum(p.numel() for p in network(depth).parameters())
     for m in tqdm(losses, desc=f"{processes} processes", disable=rank > 0):
-        peaks = {}
-        for mode in MODES:
-            most = torch.tensor(peak(mode, m, depth))
-            distributed.all_reduce(most, distributed.ReduceOp.MAX)
-            peaks[mode] = int(most)
+        result = measure(m, depth)
         if rank == 0:
-            result = {"processes": processes, "losses": m, "parameters": parameters, "peak_bytes": peaks}
             keep(out / "distributed_memory.json", result | {"machine": machine_record()})
     distributed.destroy_process_group()
 
@@ -99,12 +104,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", default=None, help="comma-separated (default: 2,4)")
     parser.add_argument("--losses", default=None, help="comma-separated numbers of losses (default: 2,4)")
-    parser.add_argument("--quick", action="store_true", help="two processes, two losses, 3 M parameters")
+    parser.add_argument("--quick", action="store_true", help="two processes, two losses, few layers")
     parser.add_argument("--out", type=Path, default=RESULTS, help="where results go")
     arguments = parser.parse_args()
     arguments.out.mkdir(parents=True, exist_ok=True)
     losses = [int(m) for m in (arguments.losses or ("2" if arguments.quick else "2,4")).split(",")]
-    depth = 3 if arguments.quick else 24
+    depth = 2 if arguments.quick else 24
     for processes in map(int, (arguments.processes or ("2" if arguments.quick else "2,4")).split(",")):
         with tempfile.TemporaryDirectory() as folder:
             given = (processes, losses, depth, arguments.out, os.path.join(folder, "rendezvous"))

@@ -50,17 +50,6 @@ def test_measurement(tmp_path: Path) -> None:
     assert (tmp_path / "distributed.png").stat().st_size > 5_000
 
 
-def test_memory(tmp_path: Path) -> None:
-    script = str(ROOT / "benchmarks" / "distributed_memory.py")
-    table = run(script, "--quick", "--out", str(tmp_path), folder=ROOT)
-    [result] = json.loads((tmp_path / "distributed_memory.json").read_text())["results"]
-    gradients = {mode: peak / 4 / result["parameters"] for mode, peak in result["peak_bytes"].items()}
-    assert all(mode in table for mode in gradients)
-    # two rows and the direction; and as gloo cannot reduce-scatter, what it receives in the place of a shard
-    expected = {"one process": 3, '`reduce="all"`': 3, '`reduce="scatter"`': 4}
-    assert gradients == pytest.approx(expected, rel=0.02)
-
-
 def test_program_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, source = blocks(PAGE.read_text())[0]
     exec(source, {})
