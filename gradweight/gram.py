@@ -41,6 +41,9 @@ CUTS = {
     "cuda": Cut(piece=2**25, small=2**23, dots=6),
 }
 
+COMPILED = Cut(piece=2**62, small=2**13, dots=24)
+"""What a compiler is shown: it cuts large tensors itself, and every piece here would be code of its own to compile."""
+
 _FLAT_DOTS = 6
 """Up to how many rows flat copies are multiplied pair by pair: m (m + 1) / 2 operations, in single precision whatever
 is allowed for products of matrices. Beyond, one product in double precision costs no more."""
@@ -90,7 +93,8 @@ class _Products:
     """Inner products of aligned 1-D pieces of q rows, all of one dtype on one device."""
 
     def __init__(self, q: int, device: torch.device) -> None:
-        self.cut = CUTS.get(device.type, CUTS["cuda"])
+        self.compiling = torch.compiler.is_compiling()
+        self.cut = COMPILED if self.compiling else CUTS.get(device.type, CUTS["cuda"])
         self.wide = device.type in ("cpu", "cuda")  # others may have no double precision
         self.q = q
         self.dots: list[Tensor] = []
@@ -138,7 +142,12 @@ class _Products:
         if pieces[0].dtype in LOW_PRECISION:
             pieces = [t.to(torch.float32) for t in pieces]
         for i, t in enumerate(pieces):
-            self.dots += [torch.dot(t, other) for other in pieces[i:]]
+            self.dots += [self.product(t, other) for other in pieces[i:]]
+
+    def product(self, a: Tensor, b: Tensor) -> Tensor:
+        if self.compiling:  # which fuses this, and would not know how to add up millions of products in float32
+            return torch.sum(a * b, dtype=torch.float64 if self.wide else None)
+        return torch.dot(a, b)
 
     def sums(self) -> Tensor | list[float]:
         """The sums over all pieces, of each row with itself and with those after it: q (q + 1) / 2, double precision.

@@ -121,3 +121,19 @@ def test_large_tensors_are_multiplied_where_they_lie(monkeypatch):
     # one for the 600, three pieces of the 5000, one for the 5, which the copy is for
     assert operations.names["aten.dot.default"] == 3 * (1 + 3 + 1)
     assert operations.names["aten.cat.default"] == 1
+
+
+def test_what_a_compiler_is_shown_does_not_grow_with_the_tensors():
+    def operators(elements):
+        counted = []
+
+        def backend(module, _):
+            counted.append(sum(node.op == "call_function" for node in module.graph.nodes))
+            return module.forward
+
+        rows = [[torch.randn(elements), torch.randn(7)] for _ in range(2)]
+        found = torch.compile(gram, backend=backend, fullgraph=True, dynamic=False)(rows)
+        torch.testing.assert_close(found, gram(rows))
+        return counted
+
+    assert operators(10 * CUTS["cpu"].piece) == operators(CUTS["cpu"].piece // 4)
