@@ -133,7 +133,8 @@ def test_what_a_compiler_is_shown_does_not_grow_with_the_tensors():
 
         rows = [[torch.randn(elements), torch.randn(7)] for _ in range(2)]
         found = torch.compile(gram, backend=backend, fullgraph=True, dynamic=False)(rows)
-        torch.testing.assert_close(found, gram(rows))
+        lengths = gram(rows).diagonal().sqrt()
+        assert torch.all((found - gram(rows)).abs() <= 1e-6 * lengths[:, None] * lengths)  # as above
         return counted
 
     assert operators(10 * CUTS["cpu"].piece) == operators(CUTS["cpu"].piece // 4)
