@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
 from torch import Tensor
 from torch.autograd.graph import Node
@@ -11,9 +12,28 @@ from torch.autograd.graph import Node
 from .layout import is_sharded
 from .rows import Row
 
-__all__ = ["Graph", "are_sharded", "check_nonempty", "check_reached", "reentrant_message", "retain_graphs"]
+__all__ = [
+    "Edge",
+    "Graph",
+    "are_sharded",
+    "check_nonempty",
+    "check_reached",
+    "edge_of",
+    "reentrant_message",
+    "retain_graphs",
+]
 
 _REENTRANT_CHECKPOINT = "CheckpointFunctionBackward"
+
+
+Edge: TypeAlias = tuple[Node, int]
+"""A tensor as the graph knows it: the node that it comes from, and which of that node's results it is."""
+
+
+def edge_of(tensor: Tensor) -> Edge:
+    """The tensor as the graph knows it; it must not be a leaf."""
+    assert tensor.grad_fn is not None
+    return tensor.grad_fn, tensor.output_nr
 
 
 @dataclass(frozen=True)
@@ -24,12 +44,14 @@ class Graph:
         nodes, leaves: as far as the walk went.
         reentrant: whether a reentrant checkpoint is among the nodes.
         shared: whether the walk stopped short at a node that it was told to stop at.
+        met: the tensors that it was told to stop at, and did.
     """
 
     nodes: set[Node]
     leaves: set[int]
     reentrant: bool
     shared: bool = False
+    met: frozenset[Edge] = frozenset()
 
     @staticmethod
     def of_each(losses: Sequence[Tensor]) -> list[Graph]:
@@ -46,16 +68,25 @@ class Graph:
         return graphs[::-1]
 
     @staticmethod
-    def of(loss: Tensor, stops: Collection[Node] = ()) -> Graph:
-        """Walk the graph behind ``loss``, up to the nodes in ``stops``."""
+    def of(loss: Tensor, stops: Collection[Node] = (), tensors: Collection[Edge] = ()) -> Graph:
+        """Walk the graph behind ``loss``, up to the nodes in ``stops`` and to the ``tensors``.
+
+        A node has several results where an operation has (``chunk``, ``unbind``, ``svd``): to stop at one tensor is not
+        to stop at its node, which may be come to by way of another.
+        """
         if loss.grad_fn is None:
             return Graph(set(), {id(loss)}, False)
         nodes: set[Node] = set()
         leaves: set[int] = set()
+        met: set[Edge] = set()
         reentrant = shared = False
-        pending: list[Node] = [loss.grad_fn]
+        pending: list[Edge] = [edge_of(loss)]
         while pending:
-            node = pending.pop()
+            edge = pending.pop()
+            if edge in tensors:
+                met.add(edge)
+                continue
+            node, _ = edge
             if node in nodes:
                 continue
             if node in stops:
@@ -68,10 +99,8 @@ class Graph:
                 continue
             nodes.add(node)
             reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
-            for parent, _ in node.next_functions:
-                if parent is not None:
-                    pending.append(parent)
-        return Graph(nodes, leaves, reentrant, shared)
+            pending += [(parent, index) for parent, index in node.next_functions if parent is not None]
+        return Graph(nodes, leaves, reentrant, shared, frozenset(met))
 
 
 def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .gradients import Gradients, check_losses, cotangent_of, dense
-from .graph import Graph, are_sharded, retain_graphs
+from .graph import Graph, are_sharded, edge_of, retain_graphs
 from .rows import Row
 
 __all__ = ["Representation", "at_representation"]
@@ -59,16 +59,23 @@ def at_representation(
 
     Raises:
         TypeError, ValueError: losses as in `check_losses`; a shared tensor without a graph, one that no loss depends
-            on, one without parameters behind it, or a parameter used both before and after the shared tensors,
-            whose gradient could not be told apart.
+            on, one without parameters behind it, one that is given twice or depends on another, or a parameter used
+            both before and after the shared tensors, whose gradient could not be told apart.
     """
     values = check_losses(losses)
     shared = [features] if isinstance(features, Tensor) else list(features)
     for tensor in shared:
         if not isinstance(tensor, Tensor) or tensor.grad_fn is None:
             raise ValueError("shared= needs tensors computed from the parameters, with a graph; got one without")
-    stops = {tensor.grad_fn for tensor in shared if tensor.grad_fn is not None}
-    graphs = [Graph.of(loss, stops) for loss in values.values()]
+    edges = [edge_of(tensor) for tensor in shared]
+    for index, tensor in enumerate(shared):
+        others = {*edges[:index], *edges[index + 1 :]}
+        if edges[index] in others or Graph.of(tensor, tensors=others).met:
+            raise ValueError(
+                "shared= needs tensors none of which depends on another, or what lies behind both would be counted "
+                f"twice; the one of shape {tuple(tensor.shape)} is given twice or computed from another"
+            )
+    graphs = [Graph.of(loss, tensors=set(edges)) for loss in values.values()]
     behind: set[int] = set().union(*(Graph.of(tensor).leaves for tensor in shared))
     trunk = [id(p) in behind for p in params]
     if are_sharded(params):

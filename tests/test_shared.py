@@ -94,6 +94,41 @@ def test_several_shared_tensors() -> None:
         torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
 
 
+def test_parts_of_one_tensor() -> None:
+    """All results of one operation, which are one node of the graph."""
+    net, plain = network(), network()
+    features, _ = forward(net)
+    parts = features.chunk(2, dim=1)
+    losses = {"a": parts[0].exp().mean(), "b": (parts[0] * parts[1]).square().mean()}
+    wrapped(net, Sum()).backward(losses, shared=parts)
+    first, second = forward(plain)[0].chunk(2, dim=1)
+    (first.exp().mean() + (first * second).square().mean()).backward()
+    for p, q in zip(net["trunk"].parameters(), plain["trunk"].parameters(), strict=True):
+        torch.testing.assert_close(p.grad, q.grad, rtol=1e-12, atol=1e-15)
+
+
+def test_a_way_round_the_shared_tensors_is_an_error() -> None:
+    """By another result of the operation that a shared tensor comes from."""
+    net = network()
+    features, _ = forward(net)
+    left, right = features.chunk(2, dim=1)
+    losses = {"a": left.square().mean(), "b": left.exp().mean() + right.square().mean()}
+    with pytest.raises(ValueError, match="is used both before and after the shared tensors"):
+        wrapped(net, Sum()).backward(losses, shared=left)
+    assert all(p.grad is None for p in net.parameters())
+    wrapped(net, Sum()).backward(losses, shared=[left, right])
+
+
+def test_a_shared_tensor_behind_another_is_an_error() -> None:
+    """What lies behind both would get the gradient at the first once by itself and once through the second."""
+    net = network()
+    for shared in (lambda z: [z, z], lambda z: [z, z + 1], lambda z: [(z + 1).sin(), z.chunk(2)[0], z]):
+        features, losses = forward(net)
+        with pytest.raises(ValueError, match="none of which depends on another"):
+            wrapped(net, Sum()).backward(losses, shared=shared(features))
+    assert all(p.grad is None for p in net.parameters())
+
+
 def test_errors_leave_everything_as_it_was() -> None:
     net = network()
     opt = wrapped(net, AngleBisector())
