@@ -17,6 +17,7 @@ from .combination import Combination
 from .readable import on_numpy, readable
 from .rows import Row, combine, directions_by_coordinate
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+from .state_names import for_losses, title
 from .sums import Part, Sums
 
 __all__ = ["Blocks", "Combiner"]
@@ -50,6 +51,7 @@ class Combiner:
         self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
         self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
+        self._state = f"state of {title(rule)}"
         # not inherited: what a subclass overrides may be torch code
         self._faster_on_numpy = vars(type(rule)).get("faster_on_numpy", False)
 
@@ -92,6 +94,10 @@ class Combiner:
             _, losses = accumulated.unscaled(matrix)
             weights, _, changed = self._weights(matrix, losses, {}, accumulated, saved, "")
             return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
+
+    def held(self, saved: State, device: torch.device) -> State:
+        """What changes on a step that takes weights found before, without asking the rule: the number of the step."""
+        return {"step": _steps(saved, device) + 1} if "step" in self.signals.known else {}
 
     def weighted(
         self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None], sums: Sums
@@ -170,16 +176,14 @@ class Combiner:
         signals: dict[str, Any] = {name: value.to(matrix) for name, value in accumulated.signals.items()} | statistics
         changed: State = {}
         if "step" in self.signals.known:
-            steps = saved.get("step")
-            device = matrix.device
-            signals["step"] = torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
+            signals["step"] = _steps(saved, matrix.device)
             changed["step"] = signals["step"] + 1
         given = self.signals.select({"names": accumulated.names, "losses": losses, **signals})
         if self._coordinate is not None:
             return torch.full_like(matrix[0], torch.nan), given, changed
         if self._stateful is not None:
             # one state for each set of losses: a penalty that is due now and then must not reset the other steps'
-            key = "state of " + "~".join(accumulated.names) + where
+            key = for_losses(self._state, accumulated.names, where)
             # a checkpoint may have been read to another device
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
@@ -214,6 +218,12 @@ class Combiner:
             for mapping, reaches in zip(own, sums.reaches(part), strict=True):
                 mapping["reaches"] = reaches
         return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, own)
+
+
+def _steps(saved: State, device: torch.device) -> Tensor:
+    """How many steps have been taken."""
+    steps: Tensor | None = saved.get("step")
+    return torch.zeros((), dtype=torch.int64, device=device) if steps is None else steps.to(device)
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:

@@ -64,9 +64,9 @@ class MultiObjectiveGradient(Optimizer):
             weights, so a rule's guarantee holds within every block, and where it is about angles or conflicts
             also for the whole, since inner products add up over blocks; a normalization holds per block only.
         refresh_every: n holds the weights for the n - 1 steps after the one that found them; those cost one backward
-            of the weighted sum. Exact: the direction is the one that these weights give. Approximate: the rule's
-            guarantees are for the gradients of the step that was measured, and the Gram matrix in a held step's
-            `Combination` is NaN. For losses that are tensors.
+            of the weighted sum. Weights are found for each set of losses by itself. Exact: the direction is the one
+            that these weights give. Approximate: the rule's guarantees are for the gradients of the step that was
+            measured, and the Gram matrix in a held step's `Combination` is NaN. For losses that are tensors.
         history: how many of the last steps' `Combination` to keep in `history`, on the device, without waiting.
         process_group: the data-parallel processes over which the gradient, the value and the signals of each loss are
             averaged, such as ``torch.distributed.group.WORLD``; see `gradweight.distributed`. Parameters that are

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,7 @@ from .rule import State
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import MicroBatch, Settings
 from .shared import Representation, at_representation
+from .state_names import for_losses, remembered_order
 from .weighted import weighted_gradient
 
 __all__ = ["Step"]
@@ -121,9 +122,11 @@ class Step:
                 "micro-batches"
             )
         earlier = self.accumulated or self.waiting
-        before = () if earlier is None else earlier.names
-        if isinstance(losses, Mapping) and set(losses) == set(before):
-            losses = {name: losses[name] for name in before}  # type: ignore[assignment]
+        if isinstance(losses, Mapping):
+            # sums and states are by position, a mapping's order may be any
+            before = remembered_order(losses, self.saved()) if earlier is None else earlier.names
+            if before is not None and set(losses) == set(before):
+                losses = {name: losses[name] for name in before}  # type: ignore[assignment]
         micro = MicroBatch(losses, self.params(), signals, scale, retain_graph, joined, self.settings)
         processes = self.exchanging(micro.params)
         if shared is not None:
@@ -155,7 +158,7 @@ class Step:
         targets = self._targets(accumulated, retain_graph, processes)
         blocks, sums = self._blocks(accumulated.params), processes.sums(accumulated.params)
         combination, changed = self.settings.combiner(accumulated, blocks, self.saved(), targets, sums)
-        changed |= self._to_hold(accumulated.names, combination.weights)
+        changed |= self._to_hold(accumulated.names, combination.weights, found=True)
         grads = processes.gathered(targets, accumulated.params)
         return self._lay(accumulated.params, grads, combination, changed, accumulated)
 
@@ -180,8 +183,10 @@ class Step:
 
         values, known = processes.together(valued, lambda found: micro.described(found[1].names))
         mean = self._mean(micro, known, processes)
-        weights, changed = held, State()
-        if weights is None:
+        weights = held
+        if weights is not None:
+            changed = settings.combiner.held(self.saved(), weights.device)
+        else:
             nothing: Row = [None] * len(params)
             weights, changed = settings.combiner.by_losses(self._plus(mean, [nothing], params), self.saved())
         mine = torch.stack([weights[i] for i, name in enumerate(known.names) if name in values] or [weights[0]])
@@ -201,7 +206,7 @@ class Step:
         accumulated = self._plus(mean, gradients.rows, params)
         targets = self._targets(accumulated, micro.retain_graph, processes)
         combination = settings.combiner.weighted(accumulated, weights, targets, processes.sums(accumulated.params))
-        changed |= self._to_hold(known.names, weights)
+        changed |= self._to_hold(known.names, weights, found=held is None)
         grads = processes.gathered(targets, accumulated.params)
         return self._lay(accumulated.params, grads, combination, changed, accumulated)
 
@@ -297,13 +302,19 @@ class Step:
                 "step that is captured in a CUDA graph does the same at every replay: capture with refresh_every=1"
             )
         saved = self.saved()
-        held: Tensor | None = saved.get(_held_key(losses)) if saved.get("age", 0) else None
+        found: int | None = saved.get(for_losses("step", losses))
+        if found is None or saved["steps"] - found >= self.settings.refresh_every:
+            return None
+        held: Tensor = saved[for_losses("weights", losses)]
         return held
 
-    def _to_hold(self, names: tuple[str, ...], weights: Tensor) -> State:
+    def _to_hold(self, names: tuple[str, ...], weights: Tensor, found: bool) -> State:
+        """The weights for each set of losses, when they were found, and how many steps have been taken."""
         if self.settings.refresh_every == 1:
             return {}
-        return {_held_key(names): weights, "age": (self.saved().get("age", 0) + 1) % self.settings.refresh_every}
+        steps: int = self.saved().get("steps", 0)
+        new: State = {for_losses("weights", names): weights, for_losses("step", names): steps} if found else {}
+        return new | {"steps": steps + 1}
 
     def _names(self, params: list[Tensor]) -> list[str] | None:
         names = self.settings.names
@@ -322,7 +333,3 @@ class Step:
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.written.values()]
-
-
-def _held_key(names: Iterable[str]) -> str:
-    return "weights of " + "~".join(names)

@@ -57,7 +57,9 @@ def assert_resumes(
     assert_same(net2.state_dict(), net.state_dict(), tolerance=0.0)
     if isinstance(rule, SlowNorms):
         for each in (opt, opt2):
-            assert int(each.param_groups[0]["rule_state"]["state of fit~size"]["steps"]) == len(batches())
+            assert int(each.param_groups[0]["rule_state"]['state of SlowNorms for ["fit", "size"]']["steps"]) == len(
+                batches()
+            )
 
 
 FLAT = pytest.mark.parametrize("flat", [False, True], ids=["nested", "flat"])

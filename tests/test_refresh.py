@@ -121,6 +121,37 @@ def test_a_new_set_of_losses_is_measured_at_once() -> None:
     assert not seen.gram.isnan().any()
 
 
+def test_each_set_of_losses_is_measured_anew_when_its_weights_are_old() -> None:
+    """Also where every step that would be due has a loss more: a penalty on every third step."""
+    p = nn.Parameter(torch.ones(2, dtype=torch.float64))
+    opt = MultiObjectiveGradient(torch.optim.SGD([p], lr=0.0), AngleBisector(), refresh_every=3)
+    measured = []
+    for i in range(10):
+        opt.zero_grad()
+        values = {"a": (1 + i) * p[0], "b": p[1]} | ({"penalty": p.sum()} if i % 3 == 0 else {})
+        seen = opt.backward(dict(reversed(values.items())) if i == 8 else values)
+        measured.append(not seen.gram.isnan().any())
+        if i % 3:
+            age = {1: 0, 2: 1, 4: 0, 5: 1, 7: 0, 8: 1}[i]
+            assert seen.names == ("a", "b")
+            torch.testing.assert_close(seen.weights, torch.tensor([1 / (1 + i - age), 1.0], dtype=torch.float64))
+        opt.step()
+    assert measured == [True, True, False] * 3 + [True]
+
+
+def test_the_number_of_the_step_counts_held_steps_too() -> None:
+    seen: list[int] = []
+
+    def counting(gram: Tensor, /, *, step: Tensor) -> Tensor:
+        seen.append(int(step))
+        return torch.ones_like(gram[0])
+
+    net = network()
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.01), counting, refresh_every=3)
+    train(net, opt, range(7))
+    assert seen == [0, 3, 6]
+
+
 def test_a_nan_in_a_held_step_reaches_every_gradient() -> None:
     net = network()
     opt = wrapped(net, 2)

@@ -207,7 +207,7 @@ def test_with_refresh_every_the_state_rests_in_between() -> None:
         walks = walks_of(net)
         train(net, opt, range(i, i + 1))
         assert len(walks) == 1
-        sizes.append(opt.param_groups[0]["rule_state"]["state of a~b~c"]["sizes"])
+        sizes.append(opt.param_groups[0]["rule_state"]['state of IMTLL for ["a", "b", "c"]']["sizes"].clone())
     assert torch.equal(sizes[0], sizes[1])
     assert torch.equal(sizes[2], sizes[3])
     assert not torch.equal(sizes[1], sizes[2])

@@ -133,7 +133,7 @@ def test_resuming_from_a_checkpoint_gives_the_uninterrupted_run(tmp_path: Path, 
     trainer(tmp_path, max_epochs=2).fit(module, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(module.net.state_dict(), whole, tolerance=1e-6 if rule is None else 0.0)
     if rule is not None:
-        state = module.optimizers().param_groups[0]["rule_state"]["state of fit~size"]
+        state = module.optimizers().param_groups[0]["rule_state"]['state of SlowNorms for ["fit", "size"]']
         assert int(state["steps"]) == 2 * len(batches())
 
 
