@@ -53,7 +53,7 @@ class Combiner:
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
         self._state = f"state of {title(rule)}"
         # not inherited: what a subclass overrides may be torch code
-        self._faster_on_numpy = vars(type(rule)).get("faster_on_numpy", False)
+        self._faster_on_numpy_from = vars(type(rule)).get("faster_on_numpy_from", math.inf)
 
     def __call__(
         self,
@@ -198,7 +198,7 @@ class Combiner:
         return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
 
     def _call(self, function: Callable[..., Any], matrix: Tensor, *args: Any, **given: Any) -> Any:
-        if self._faster_on_numpy and len(matrix) > 2 and readable(matrix):
+        if len(matrix) >= self._faster_on_numpy_from and readable(matrix):
             return on_numpy(function, matrix, *args, **given)
         return function(matrix, *args, **given)
 

@@ -31,8 +31,8 @@ the weighted sum, instead of one for each loss:
 With ``blocks=`` or ``shared=``, where the direction is not one weighted sum, all gradients are computed all the same;
 so they are for a subclass with ``needs_gradients = True``, for whoever wants to see them.
 
-A rule that is pure array code (`array_namespace`) and long may say ``faster_on_numpy = True`` in its class, which is
-not inherited: where the Gram matrix of more than two losses lies on the CPU it is then shown NumPy arrays instead of
+A rule that is pure array code (`array_namespace`) and long may say ``faster_on_numpy_from = 3`` in its class, which is
+not inherited: where the Gram matrix of so many losses or more lies on the CPU it is then shown NumPy arrays instead of
 tensors, the same numbers in the same precision, and an operation on those costs a fraction. A rule of a dozen
 operations gains nothing by it.
 """

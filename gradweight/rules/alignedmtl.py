@@ -40,7 +40,7 @@ class AlignedMTL:
         routine waits for the device.
     """
 
-    faster_on_numpy = True
+    faster_on_numpy_from = 3
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

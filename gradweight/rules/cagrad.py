@@ -60,7 +60,7 @@ class CAGrad:
 
     c: float = 0.5
 
-    faster_on_numpy = True
+    faster_on_numpy_from = 3
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.c) and self.c >= 0):

@@ -37,7 +37,7 @@ class ConFIG:
         as 0, which are angles of 1e-7 between gradients at float64 where the authors' code tells angles of 1e-15.
     """
 
-    faster_on_numpy = True
+    faster_on_numpy_from = 3
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

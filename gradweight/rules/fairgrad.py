@@ -47,7 +47,7 @@ class FairGrad:
 
     alpha: float = 1.0
 
-    faster_on_numpy = True
+    faster_on_numpy_from = 3
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.alpha <= 10:

@@ -41,7 +41,7 @@ class NashMTL:
         learning rate you want, clip with torch if you want, and compute weights every step.
     """
 
-    faster_on_numpy = True
+    faster_on_numpy_from = 3
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
