@@ -1,8 +1,8 @@
 """Kernels: Gram matrix and direction in one launch each, by Triton, where there is nothing to record or to trace.
 
-Launches that do not depend on the number of tensors, every gradient read once for either, nothing copied: what
-`gram` and `together` do with the operations of torch costs 15 k elements of memory traffic at m = 2 on a device, this
-5 k. What it takes is a table of addresses, sent to the device with each.
+Every gradient is read once for either and nothing is copied, where the operations of torch that `gram` and `together`
+use on a device copy small tensors and go over the direction once for each loss. What it takes is a table of
+addresses, sent to the device with each launch.
 """
 
 from __future__ import annotations
