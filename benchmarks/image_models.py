@@ -9,7 +9,6 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torch.nn.utils.parametrizations import spectral_norm
 
 from gradweight.gan import GANLoss, Hinge, Vanilla
 
@@ -111,21 +110,8 @@ class SNGANGenerator(nn.Module):
         return self.out(self.blocks(self.dense(noise).reshape(-1, self.width, 4, 4)))
 
 
-class _FirstBlock(nn.Module):
-    """The block that sees the image: no ReLU before it, which would take every dark pixel away."""
-
-    def __init__(self, channels: int, width: int) -> None:
-        super().__init__()
-        self.first = spectral_norm(nn.Conv2d(channels, width, 3, padding=1))
-        self.second = spectral_norm(nn.Conv2d(width, width, 3, padding=1))
-        self.shortcut = spectral_norm(nn.Conv2d(channels, width, 1))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return F.avg_pool2d(self.second(F.relu(self.first(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
-
-
 def sngan(width: int = 128, channels: int = 1) -> models.SNGANDiscriminator:
-    """SN-GAN's residual discriminator with the first block that its authors' code has."""
+    """SN-GAN's residual discriminator, its first block drawn after the others, as in the runs that are kept."""
     net = models.SNGANDiscriminator(width, channels)
-    net.blocks[0] = _FirstBlock(channels, width)
+    net.blocks[0] = models.Block(channels, width, of_images=True)
     return net

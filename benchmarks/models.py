@@ -35,10 +35,14 @@ def dcgan_discriminator(width: int = 64, channels: int = 3) -> nn.Sequential:
     )
 
 
-class _Block(nn.Module):
-    """A residual block of SN-GAN's discriminator; the first one takes images, which no activation has to cut off."""
+class Block(nn.Module):
+    """A residual block of SN-GAN's discriminator.
 
-    def __init__(self, inputs: int, outputs: int, downsample: bool, of_images: bool = False) -> None:
+    The one that sees the images has no ReLU before them, which would take every dark pixel away, and its shortcut
+    pools before it convolves.
+    """
+
+    def __init__(self, inputs: int, outputs: int, downsample: bool = True, of_images: bool = False) -> None:
         super().__init__()
         self.first = spectral_norm(nn.Conv2d(inputs, outputs, 3, padding=1))
         self.second = spectral_norm(nn.Conv2d(outputs, outputs, 3, padding=1))
@@ -46,7 +50,10 @@ class _Block(nn.Module):
         self.downsample, self.of_images = downsample, of_images
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.second(F.relu(self.first(x if self.of_images else F.relu(x)))) + self.shortcut(x)
+        """(n, inputs, h, w) -> (n, outputs, h / 2, w / 2), or h, w without downsampling."""
+        if self.of_images:
+            return F.avg_pool2d(self.second(F.relu(self.first(x))), 2) + self.shortcut(F.avg_pool2d(x, 2))
+        y = self.second(F.relu(self.first(F.relu(x)))) + self.shortcut(x)
         return F.avg_pool2d(y, 2) if self.downsample else y
 
 
@@ -56,10 +63,10 @@ class SNGANDiscriminator(nn.Module):
     def __init__(self, width: int = 128, channels: int = 3) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
-            _Block(channels, width, downsample=True, of_images=True),
-            _Block(width, width, downsample=True),
-            _Block(width, width, downsample=False),
-            _Block(width, width, downsample=False),
+            Block(channels, width, of_images=True),
+            Block(width, width),
+            Block(width, width, downsample=False),
+            Block(width, width, downsample=False),
         )
         self.score = spectral_norm(nn.Linear(width, 1))
 
@@ -95,7 +102,7 @@ class BigGANDiscriminator(nn.Module):
         super().__init__()
         sizes = [channels, *(width * times for times in (1, 2, 4, 8, 16, 16))]
         pairs = enumerate(itertools.pairwise(sizes))
-        blocks: list[nn.Module] = [_Block(a, b, downsample=i < 5, of_images=i == 0) for i, (a, b) in pairs]
+        blocks: list[nn.Module] = [Block(a, b, downsample=i < 5, of_images=i == 0) for i, (a, b) in pairs]
         self.blocks = nn.Sequential(blocks[0], _Attention(width), *blocks[1:])
         self.score = spectral_norm(nn.Linear(16 * width, 1))
 
