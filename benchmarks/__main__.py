@@ -1,7 +1,7 @@
 """All measurements of what gradweight costs, one after the other.
 
     python -m benchmarks --quick           # under ten minutes on two cores
-    python -m benchmarks                   # the numbers of docs/speed.md; an hour on two cores
+    python -m benchmarks                   # the numbers of docs/speed.md; longer
     python -m benchmarks --device cuda     # under eight minutes on a GPU
 
 Quick runs write below ``build/benchmarks/``, so that they replace no number that is cited. In quick mode and

@@ -15,7 +15,8 @@
   without a ``vmap``, recurrent layers of CUDA, compiled modules, sparse embeddings); then it says so.
 
 A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
-graphs of all the other losses: 1.6 to 2.1 times a plain step where losses have separate batches.
+graphs of all the other losses, which nearly doubles a step where two losses have separate batches: what
+``benchmarks/losses.py`` finds of TorchJD's batched way.
 """
 
 from __future__ import annotations

@@ -1,0 +1,100 @@
+"""The numbers that README and docs have in tables of their own are those of the kept results."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+PAIRS = ("real-fake", "real-combined", "fake-combined")
+MOMENTS = {
+    "before": "before",
+    "after a plain step": "original",
+    "after a weighted step": "aw",
+    "the same, rescaled to the plain length": "aw at its length",
+}
+
+
+def results(name: str, file: str | None = None) -> Any:
+    return json.loads((ROOT / "benchmarks" / "results" / name / f"{file or name}.json").read_text())
+
+
+def page(name: str) -> str:
+    return (ROOT / name).read_text().replace("**", "")
+
+
+def test_the_step_in_the_readme() -> None:
+    cells = {r["cell"]: r for r in results("step")["results"]}
+    columns = [cells[name] for name in ("mlp", "dcgan", "sngan", "mlp25m")]
+    ratios = [{name: quartiles[1] for name, quartiles in r["ratio_quartiles"].items()} for r in columns]
+    text = page("README.md")
+    for title, variant in {
+        "gradweight, `AngleBisector`": "gradweight AngleBisector",
+        "gradweight, `AngleBisector`, in place": "gradweight AngleBisector, in place",
+        "gradweight, `AdaptiveWeights`": "gradweight AdaptiveWeights",
+        "Algorithm 1 as the paper's text has it": "Algorithm 1 as in the paper's text",
+        "conflictfree 0.1.8, `ConFIG`": "conflictfree ConFIG",
+    }.items():
+        assert f"| {title} | " + " | ".join(f"{r[variant]:.2f}" for r in ratios) + " |" in text
+    fastest = [min(x for name, x in r.items() if name.startswith("TorchJD")) for r in ratios]
+    assert "| TorchJD 0.18, fastest of six settings | " + " | ".join(f"{x:.2f}" for x in fastest) + " |" in text
+    compiled = ratios[0]["gradweight AngleBisector, compiled"]
+    assert f"| gradweight, `AngleBisector`, compiled | {compiled:.2f} | | | |" in text
+    milliseconds = [f"{r['plain_ms']:.0f} ms" for r in columns]
+    assert "2-D MLP, {} a step | DCGAN, {} | SN-GAN, {} | 25 M-parameter MLP, {} |".format(*milliseconds) in text
+
+
+@pytest.mark.parametrize("name", ["README.md", "docs/reproduced.md"])
+def test_the_ring(name: str) -> None:
+    summary = results("ring")["summary (mean, margin of 95%)"]["methods"]
+    for title, method in {"plain": "plain", "adaptive weights": "aw"}.items():
+        found = summary[method]
+        modes, quality, kl = found["modes"], found["quality"], found["kl"]
+        row = f"| {title} | {modes[0] + 1e-9:.1f} ± {modes[1]:.1f} | {found['all 8 modes']} of 8 seeds | "
+        row += f"{quality[0]:.0%} ± {quality[1]:.0%} | {kl[0]:.2f} ± {kl[1]:.2f} |"
+        assert row in page(name)
+
+
+def test_the_physics_informed_network() -> None:
+    errors = {name: statistics.median(values) for name, values in results("pinn")["relative_error"].items()}
+    by_hand = " / ".join(f"{errors[f'Constant, boundary x {x}']:.2g}" for x in ("100", "10,000"))
+    text = page("README.md")
+    assert f"| sum of the two losses | {errors['Sum']:.1f} |" in text
+    assert f"x 1,000,000 | {by_hand} / {errors['Constant, boundary x 1,000,000']:.1f} |" in text
+    assert f"| `AngleBisector`, nothing tuned | {errors['AngleBisector']:.1g} |" in text
+
+
+def test_angles_and_scores() -> None:
+    found, text = results("angles"), page("docs/reproduced-images.md")
+    for norm in ("batch norm", "no batch norm"):
+        for title, loss in {"plain sum": "original", "Algorithm 1": "aw", "relative epsilon": "aw-relative"}.items():
+            pairs = (found["angles"][f"{norm}, {loss}"][pair] for pair in PAIRS)
+            cells = [f"{pair['quartiles'][1]:.0f} ({pair['share beyond 90.1']:.0%})" for pair in pairs]
+            assert f"| {title}, {norm} | " + " | ".join(cells) + " |" in text
+        for title, moment in MOMENTS.items():
+            after = found["scores"][norm][moment]
+            assert f"| {title}, {norm} | {after['real score']:.3f} | {after['gap']:.3f} |" in text
+
+
+def test_images() -> None:
+    found, text = results("images")["summary (mean, margin of 95%)"], page("docs/reproduced-images.md")
+    rows = [line.split(" | ") for line in text.splitlines() if line.startswith(("| DCGAN | ", "| SN-GAN | "))]
+    tables = {(row[0][2:], row[1]): row[2:] for row in rows if len(row) > 4}
+    assert len(tables) == 8
+    columns = ("classifier_fid", "classifier_score", "precision", "recall", "sliced_wasserstein")
+    for (network, method), cells in tables.items():
+        one = found[network][method]
+        for cell, column in zip(cells, columns, strict=False):
+            for written, number in zip(cell.split(" ± "), one[column], strict=True):
+                assert float(written) == pytest.approx(number, abs=0.5 * 10 ** -len(written.partition(".")[2]) + 1e-4)
+        assert float(cells[-1].rstrip(" |")) == pytest.approx(one["seconds per generator step"], abs=0.5e-3)
+    for network in found:
+        shown = []
+        for method in ("aw", "AdvAs", "both"):
+            mean, margin = found[network][method]["minus plain"]["classifier_fid"]
+            shown.append(f"{mean:+.1f} [{mean - margin:+.1f}, {mean + margin:+.1f}]")
+        assert f"| {network} | " + " | ".join(shown) + " |" in text
