@@ -1,6 +1,6 @@
 """Eight Gaussians on a ring: a plain GAN beside the same GAN with `AdaptiveWeights`, over several seeds.
 
-    python benchmarks/ring.py
+    python benchmarks/ring.py [--setting stable]
 
 prints a table and writes, to benchmarks/results/ring/, the picture of the samples as they develop (ring.png), the
 metrics of every run over time (runs.csv), the samples drawn (samples.npz) and the summary with the machine record
@@ -21,14 +21,14 @@ weighted one spreads over the ring with most, some of them late and not yet shar
 shown.
 
 How large the difference is depends on how unstable the plain GAN is. Where it finds most of the ring by itself, the
-difference is gone: with standard deviation 0.01, noise of 2 dimensions, betas of (0.9, 0.99) and a third hidden layer,
-8 seeds of 5,000 steps covered 6.8 modes plain and 7.4 weighted (95% interval of the difference -1.5 to 2.7, and the KL
-is 0.3 worse), and with a slope of 0.01 in the discriminator's LeakyReLU as well, 6.9 and 6.3 (-2.2 to 0.9).
+difference is gone: ``--setting stable --steps 5000`` has a standard deviation of 0.01, noise of 2 dimensions, betas of
+(0.9, 0.99) and a third hidden layer, and writes to benchmarks/results/ring_stable.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import multiprocessing
 import os
@@ -36,6 +36,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +50,10 @@ from gradweight.rules import AdaptiveWeights
 
 if __package__:
     from .ring_figure import draw
-    from .ring_runs import MODES, STD, Results, Run
+    from .ring_runs import MODES, Results, Run
 else:
     from ring_figure import draw
-    from ring_runs import MODES, STD, Results, Run
+    from ring_runs import MODES, Results, Run
 
 # The discriminator's rule; None is the plain GAN, an unwrapped Adam on the summed loss.
 METHODS: dict[str, AdaptiveWeights | None] = {
@@ -62,8 +63,20 @@ METHODS: dict[str, AdaptiveWeights | None] = {
     "aw-unnormalized": AdaptiveWeights(normalized=False),
 }
 
-NOISE, WIDTH, BATCH = 8, 128, 128
-LEARNING_RATE, BETAS = 5e-4, (0.5, 0.99)
+WIDTH, BATCH, LEARNING_RATE = 128, 128, 5e-4
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What makes the plain GAN more or less stable: the modes' spread, the noise, Adam's betas, hidden layers."""
+
+    std: float
+    noise: int
+    betas: tuple[float, float]
+    hidden: int
+
+
+SETTINGS = {"unstable": Setting(0.02, 8, (0.5, 0.99), 2), "stable": Setting(0.01, 2, (0.9, 0.99), 3)}
 
 EVALUATED, COLUMNS = 2500, 5
 """Samples in a metric; moments shown in the picture."""
@@ -72,24 +85,27 @@ EVALUATED, COLUMNS = 2500, 5
 # ---- the GAN, and what changes when the discriminator gets weights
 
 
-def network(inputs: int, outputs: int, activation: nn.Module) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(inputs, WIDTH), activation, nn.Linear(WIDTH, WIDTH), activation, nn.Linear(WIDTH, outputs)
-    )
+def network(inputs: int, outputs: int, activation: nn.Module, hidden: int) -> nn.Sequential:
+    layers: list[nn.Module] = []
+    for i in range(hidden):
+        layers += [nn.Linear(WIDTH if i else inputs, WIDTH), activation]
+    return nn.Sequential(*layers, nn.Linear(WIDTH, outputs))
 
 
-def train(generator: nn.Module, discriminator: nn.Module, rule: Any, steps: int, seed: int) -> Iterator[int]:
+def train(
+    generator: nn.Module, discriminator: nn.Module, rule: Any, setting: Setting, steps: int, seed: int
+) -> Iterator[int]:
     """Train both networks; yields the number of steps taken after each, for whoever wants to look."""
     random = torch.Generator().manual_seed(seed)
-    g_opt = torch.optim.Adam(generator.parameters(), LEARNING_RATE, betas=BETAS, fused=True)
-    d_opt: torch.optim.Optimizer = torch.optim.Adam(discriminator.parameters(), LEARNING_RATE, betas=BETAS, fused=True)
+    adam = functools.partial(torch.optim.Adam, lr=LEARNING_RATE, betas=setting.betas, fused=True)
+    g_opt, d_opt = adam(generator.parameters()), adam(discriminator.parameters())
     if rule is not None:
-        d_opt = MultiObjectiveGradient(d_opt, rule)
+        d_opt = MultiObjectiveGradient(d_opt, rule)  # type: ignore[assignment]
 
     for step in range(1, steps + 1):
         mode = torch.randint(len(MODES), (BATCH,), generator=random)
-        real = MODES[mode] + STD * torch.randn(BATCH, 2, generator=random)
-        fake = generator(torch.randn(BATCH, NOISE, generator=random))
+        real = MODES[mode] + setting.std * torch.randn(BATCH, 2, generator=random)
+        fake = generator(torch.randn(BATCH, setting.noise, generator=random))
 
         d_opt.zero_grad()
         real_logits, fake_logits = discriminator(real), discriminator(fake.detach())
@@ -110,16 +126,17 @@ def train(generator: nn.Module, discriminator: nn.Module, rule: Any, steps: int,
 # ---- one run, and many of them on all cores
 
 
-def run(method: str, seed: int, steps: int) -> Run | None:
+def run(method: str, seed: int, setting: Setting, steps: int) -> Run | None:
     """Train one GAN in this process, reporting progress as it goes; None if told to stop."""
     torch.manual_seed(seed)  # both methods start from the same networks, and see the same data and noise
-    generator, discriminator = network(NOISE, 2, nn.ReLU()), network(2, 1, nn.LeakyReLU(0.2))
-    noise = torch.randn(EVALUATED, NOISE, generator=torch.Generator().manual_seed(seed + 1_000_000))
+    generator = network(setting.noise, 2, nn.ReLU(), setting.hidden)
+    discriminator = network(2, 1, nn.LeakyReLU(0.2), setting.hidden)
+    noise = torch.randn(EVALUATED, setting.noise, generator=torch.Generator().manual_seed(seed + 1_000_000))
     shown = {math.ceil(steps * (i + 1) / COLUMNS) for i in range(COLUMNS)}
     looks = shown | {math.ceil(steps * (i + 1) / (5 * COLUMNS)) for i in range(5 * COLUMNS)}
 
-    result, start, reported = Run(method, seed), time.process_time(), 0
-    for step in train(generator, discriminator, METHODS[method], steps, seed):
+    result, start, reported = Run(method, seed, setting.std), time.process_time(), 0
+    for step in train(generator, discriminator, METHODS[method], setting, steps, seed):
         if step in looks:
             with torch.no_grad():
                 result.look(step, generator(noise), keep=step in shown)
@@ -139,11 +156,11 @@ def start_worker(counter: Any, stop: Any) -> None:
     torch.set_num_threads(1)  # the runs are what is parallel
 
 
-def run_all(methods: list[str], seeds: int, steps: int, workers: int) -> Iterator[Run]:
+def run_all(methods: list[str], seeds: int, setting: Setting, steps: int, workers: int) -> Iterator[Run]:
     """Every method at every seed, seed by seed; yields each run as it finishes, with a progress bar meanwhile."""
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Event()
-    jobs = [(method, seed, steps) for seed in range(seeds) for method in methods]
+    jobs = [(method, seed, setting, steps) for seed in range(seeds) for method in methods]
     with (
         ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (counter, stop)) as pool,
         tqdm(total=len(jobs) * steps, unit="step", unit_scale=True, desc="training", mininterval=0.5) as bar,
@@ -177,16 +194,18 @@ def main() -> None:
         "--seeds", type=int, default=8, help="seeds 0..n-1, each for every method (default: %(default)s)"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["plain", "aw"], help="default: plain aw")
-    parser.add_argument(
-        "--out", type=Path, default=here / "results" / "ring", help="folder (default: beside the script)"
-    )
+    parser.add_argument("--setting", choices=SETTINGS, default="unstable", help="default: %(default)s")
+    parser.add_argument("--out", type=Path, default=None, help="folder (default: beside the script)")
     parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
     arguments = parser.parse_args()
 
-    settings = {name: getattr(arguments, name) for name in ("steps", "seeds", "methods", "workers")}
-    results = Results(arguments.out, settings)
+    settings = {name: getattr(arguments, name) for name in ("setting", "steps", "seeds", "methods", "workers")}
+    folder = "ring" if arguments.setting == "unstable" else f"ring_{arguments.setting}"
+    results = Results(arguments.out or here / "results" / folder, settings)
     try:
-        for finished in run_all(arguments.methods, arguments.seeds, arguments.steps, arguments.workers):
+        for finished in run_all(
+            arguments.methods, arguments.seeds, SETTINGS[arguments.setting], arguments.steps, arguments.workers
+        ):
             results.add(finished)
     except KeyboardInterrupt:
         print("\ninterrupted: what follows is of the runs that had finished")

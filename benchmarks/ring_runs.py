@@ -25,7 +25,6 @@ else:
     from record import machine_record
     from ring_intervals import mean_and_margin
 
-STD = 0.02
 ANGLES = torch.arange(8) * (2 * math.pi / 8)
 MODES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
 DRAWN = 500
@@ -38,6 +37,7 @@ class Run:
 
     method: str
     seed: int
+    std: float  # of each mode
     steps: list[int] = field(default_factory=list)
     modes: list[int] = field(default_factory=list)
     quality: list[float] = field(default_factory=list)
@@ -48,8 +48,8 @@ class Run:
     def look(self, step: int, samples: Tensor, keep: bool) -> None:
         """Measure samples, and keep some of them if the picture shows this moment."""
         self.steps.append(step)
-        self.modes.append(int(modes_covered(samples, MODES, STD)))
-        self.quality.append(float(high_quality_share(samples, MODES, STD)))
+        self.modes.append(int(modes_covered(samples, MODES, self.std)))
+        self.quality.append(float(high_quality_share(samples, MODES, self.std)))
         self.kl.append(float(mode_kl(samples, MODES)))
         if keep:
             self.samples[step] = samples[:DRAWN].numpy()

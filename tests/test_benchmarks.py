@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import tables
+from benchmarks import ring, tables
 from benchmarks.counting import Counting, count
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
@@ -63,6 +63,16 @@ def test_ring(tmp_path: Path) -> None:
     assert {row["seed"] for row in rows} == {"0", "1"}
     assert (tmp_path / "ring.png").stat().st_size > 10_000
     assert "benchmarks/ring.py" in str(machine(tmp_path / "ring.json")["command"])
+
+
+@pytest.mark.parametrize("name", ring.SETTINGS)
+def test_settings_of_the_ring(name: str) -> None:
+    setting = ring.SETTINGS[name]
+    generator = ring.network(setting.noise, 2, torch.nn.ReLU(), setting.hidden)
+    discriminator = ring.network(2, 1, torch.nn.LeakyReLU(0.2), setting.hidden)
+    before = generator(torch.ones(1, setting.noise)).detach()
+    assert list(ring.train(generator, discriminator, ring.METHODS["aw"], setting, 2, 0)) == [1, 2]
+    assert not torch.equal(generator(torch.ones(1, setting.noise)), before)
 
 
 def test_pinn(tmp_path: Path) -> None:
