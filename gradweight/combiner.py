@@ -89,7 +89,7 @@ class Combiner:
         show in the gradient of a weighted sum.
         """
         like = accumulated.losses
-        with torch.autocast(like.device.type, enabled=False):
+        with _no_autocast(like.device.type):
             matrix = torch.eye(len(like), dtype=like.dtype, device=like.device)
             _, losses = accumulated.unscaled(matrix)
             weights, _, changed = self._weights(matrix, losses, {}, accumulated, saved, "")
@@ -207,9 +207,10 @@ class Combiner:
     ) -> Directions | None:
         if self._coordinate is None:
             return None
-        rule = functools.partial(self._coordinate.combine, **given)
         rows, indices = part
-        own: list[dict[str, Any]] = [{} for _ in indices]
+        devices = {target.device for target in targets if target is not None}
+        near = {device: {name: _on(value, device) for name, value in given.items()} for device in devices}
+        own: list[dict[str, Any]] = [{} if target is None else dict(near[target.device]) for target in targets]
         if "offset" in self.signals.known:
             offsets = sums.offsets
             for mapping, index in zip(own, indices, strict=True):
@@ -217,7 +218,11 @@ class Combiner:
         if "reaches" in self.signals.known:
             for mapping, reaches in zip(own, sums.reaches(part), strict=True):
                 mapping["reaches"] = reaches
-        return directions_by_coordinate(rule, self.signals.rule, rows, finite, targets, own)
+        return directions_by_coordinate(self._coordinate.combine, self.signals.rule, rows, finite, targets, own)
+
+
+def _on(value: Any, device: torch.device) -> Any:
+    return value.to(device) if isinstance(value, Tensor) else value
 
 
 def _steps(saved: State, device: torch.device) -> Tensor:
@@ -227,7 +232,8 @@ def _steps(saved: State, device: torch.device) -> Tensor:
 
 
 def _no_autocast(device_type: str) -> AbstractContextManager[object]:
-    if torch.is_autocast_enabled(device_type):
+    # some devices have none, such as "meta" for a run without numbers
+    if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
 
@@ -240,7 +246,7 @@ def _finite(matrix: Tensor) -> Tensor | None:
 
 
 def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
-    return weights if finite is None else torch.where(finite, weights, torch.nan)
+    return weights if finite is None else torch.where(finite.to(weights.device), weights, torch.nan)
 
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:
