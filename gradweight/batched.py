@@ -30,7 +30,8 @@ def by_batched(
     cotangents = []
     for i, loss in enumerate(losses):
         hot = torch.zeros((m, *loss.shape), dtype=loss.dtype, device=loss.device)
-        hot[i] = 1 if scale is None else scale.to(loss.device, loss.dtype)
+        # a tensor, since the host waits for a number that it copies to the device
+        hot[i] = torch.ones_like(loss) if scale is None else scale.to(loss.device, loss.dtype)
         cotangents.append(hot)
     try:
         found = torch.autograd.grad(

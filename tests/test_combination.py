@@ -167,9 +167,11 @@ def test_functions_wait_for_nothing():
 
 @pytest.mark.cuda
 @pytest.mark.parametrize("options", [{"capturable": True}, {"fused": True}], ids=str)
-def test_backward_and_step_never_synchronise_on_cuda(options):
+@pytest.mark.parametrize("engine", ["autograd", "batched", "hooks"])
+def test_backward_and_step_never_synchronise_on_cuda(options, engine):
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).cuda()
-    opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters(), lr=0.1, **options), AngleBisector())
+    base = torch.optim.Adam(net.parameters(), lr=0.1, **options)
+    opt = MultiObjectiveGradient(base, AngleBisector(), engine=engine)
     x = torch.randn(5, 3, device="cuda")
     for step in range(3):
         torch.cuda.set_sync_debug_mode("error" if step else "default")  # the first step may set things up
