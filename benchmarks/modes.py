@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import fully_shard
 from torch.nn.parallel import DistributedDataParallel
 
@@ -137,10 +138,12 @@ def modes(problem: Problem, m: int) -> dict[str, Callable[[], None]]:
 def sharded(problem: Problem) -> nn.Module:
     """Every linear layer a unit of its own."""
     net = problem.network()
+    # by itself FSDP2 would take a GPU where there is one
+    mesh = init_device_mesh("cpu", (distributed.get_world_size(),))
     for layer in net:
         if isinstance(layer, nn.Linear):
-            fully_shard(layer)
-    return fully_shard(net)  # type: ignore[return-value]
+            fully_shard(layer, mesh=mesh)
+    return fully_shard(net, mesh=mesh)  # type: ignore[return-value]
 
 
 def expected_bytes(mode: str, k: int, m: int, n: int, fsdp2: float | None) -> float | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import multiprocessing
+import os
 import tempfile
 import time
 import traceback
@@ -86,6 +87,9 @@ class Pool:
 
 
 def _serve(rank: int, size: int, rendezvous: str, connection: Connection) -> None:
+    # before CUDA looks: FSDP2 would move its shards to a GPU, and a machine that has one has not got one for each
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+
     import torch
     from torch import distributed
 
