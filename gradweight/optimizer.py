@@ -214,8 +214,8 @@ class MultiObjectiveGradient(Optimizer):
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
-            RuntimeError: the scalar of an earlier `join` is still waiting for its backward; in the backward, that the
-                scalar was added to another loss, whose gradients would get lost.
+            RuntimeError: the scalar of an earlier `join` is still waiting for its backward, without a `zero_grad` in
+                between; in the backward, that the scalar was added to another loss, whose gradients would get lost.
 
         Example:
             >>> from gradweight.rules import AngleBisector
@@ -242,7 +242,7 @@ class MultiObjectiveGradient(Optimizer):
             raise RuntimeError(
                 f"join() was called for {list(losses)} while the scalar that it returned for {list(waiting.losses)} "
                 "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
-                "join() returns"
+                "join() returns, or zero_grad() if that step is to be left out"
             )
         scalar, self._step.joined = join(
             Joined(
@@ -297,8 +297,9 @@ class MultiObjectiveGradient(Optimizer):
         return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
-        """Forget the gradients that have accumulated, per loss and in ``.grad``."""
+        """Forget the gradients that have accumulated, per loss and in ``.grad``, and that a `join` is waiting."""
         self._step.clear()
+        self._step.joined = None
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:

@@ -24,6 +24,40 @@ def test_join_twice_before_a_backward() -> None:
     opt.join(losses(net, *BATCH)).backward()
 
 
+def test_a_step_that_is_left_out_after_join() -> None:
+    """A loop that looks at the loss first, whose variable keeps the scalar until the next one takes its place."""
+    net, plain = network(), network()
+    opt = wrapped(net)
+    for i, batch in enumerate(batches()[:3]):
+        opt.zero_grad()
+        loss = opt.join(losses(net, *batch))
+        if i == 1:
+            continue
+        loss.backward()
+        opt.step()
+    by_hand = wrapped(plain)
+    for batch in (batches()[0], batches()[2]):
+        by_hand.zero_grad()
+        by_hand.backward(losses(plain, *batch))
+        by_hand.step()
+    assert_same(net.state_dict(), plain.state_dict(), tolerance=0.0)
+
+
+def test_zero_grad_between_join_and_backward() -> None:
+    net, plain = network(), network()
+    opt, by_hand = wrapped(net), wrapped(plain)
+    opt.backward(losses(net, *BATCH))
+    loss = opt.join(losses(net, *BATCH))
+    opt.zero_grad()
+    loss.backward()
+    by_hand.backward(losses(plain, *BATCH))
+    assert_same(
+        {name: p.grad for name, p in net.named_parameters()},
+        {name: p.grad for name, p in plain.named_parameters()},
+        tolerance=0.0,
+    )
+
+
 @pytest.mark.parametrize("again", [lambda loss: loss.backward(), lambda loss: (2 * loss).backward()])
 def test_backward_twice_on_one_joined_scalar(again: Callable[[Tensor], None]) -> None:
     net = network()
