@@ -137,7 +137,9 @@ def _nearest(samples: Tensor, modes: Tensor, std: float, radius: float) -> tuple
     if not radius > 0:
         raise ValueError(f"radius must be > 0; got {radius}")
     # the faster way of cdist, through |x|^2 + |c|^2 - 2xc, loses the digits that tell 3 std from the centre
-    distances = torch.cdist(samples, modes.to(samples), compute_mode="donot_use_mm_for_euclid_dist")
+    # in single precision at least: half has neither the digits nor, in torch, the function
+    wide = samples.to(torch.promote_types(samples.dtype, torch.float32))
+    distances = torch.cdist(wide, modes.to(wide), compute_mode="donot_use_mm_for_euclid_dist")
     distance, index = distances.min(-1)
     return index, torch.isfinite(samples).all(-1) & (distance <= radius * std)
 

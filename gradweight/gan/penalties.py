@@ -124,8 +124,9 @@ def _half_mean_squared(logits: Tensor, samples: Tensor, owner: str, kind: str) -
 
 
 def _squared_gradients(logits: Tensor, samples: Tensor, otherwise: str = "") -> Tensor:
-    """The squared norm of each sample's gradient, (n, ...) -> (n,)."""
+    """The squared norm of each sample's gradient, (n, ...) -> (n,), in float32 at least."""
     (gradient,) = torch.autograd.grad(logits.sum(), samples, create_graph=True, allow_unused=True)
     if gradient is None:
         raise ValueError(otherwise or "gradient_penalty needs a critic whose logits depend on its samples")
-    return gradient.flatten(1).square().sum(1)
+    # the square of a half-precision norm overflows beyond 255
+    return gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32)).square().sum(1)

@@ -140,3 +140,13 @@ def test_arguments_are_checked():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_samples_in_half_precision(dtype):
+    """What a generator returns under autocast."""
+    modes = torch.tensor([[0.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    samples = torch.tensor([[0.0, 0.0], [0.0, 0.015625], [1.0, 0.0], [0.5, 0.25]]).to(dtype)
+    assert modes_covered(samples, modes, std=0.01) == modes_covered(samples.float(), modes, std=0.01) == 2
+    assert high_quality_share(samples, modes, std=0.01) == 0.75
+    torch.testing.assert_close(mode_kl(samples, modes).float(), mode_kl(samples.float(), modes), rtol=1e-2, atol=0)

@@ -103,3 +103,11 @@ def test_bad_use():
         r1_penalty(x.detach().sum(1), x)
     with pytest.raises(ValueError, match="r2_penalty needs logits that depend on the fake samples"):
         r2_penalty(x.clone().sum(1), torch.randn(4, 3, requires_grad=True))
+
+
+def test_half_precision_gradients_are_squared_in_single():
+    """A norm of 500 has a square beyond the range of half precision."""
+    w = torch.tensor([300.0, 400.0], dtype=torch.float16)
+    x = torch.linspace(-1, 1, 8, dtype=torch.float16).view(4, 2).requires_grad_()
+    assert r1_penalty(x @ w, x) == 125000
+    assert gradient_penalty(lambda x: x @ w, x.detach(), -x.detach()) == 499**2
