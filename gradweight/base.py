@@ -7,16 +7,21 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from torch import Tensor
-from torch.optim import Optimizer
+from torch.optim import Optimizer, SparseAdam
 
 __all__ = ["check_base", "names_of"]
 
 
 def check_base(base: object) -> None:
-    """Raise `TypeError` unless ``base`` is an optimizer that steps along ``.grad`` without asking for losses."""
+    """Raise `TypeError` unless ``base`` steps along a dense ``.grad`` and does not ask for losses."""
     if not isinstance(base, Optimizer):
         got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
         raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
+    if isinstance(base, SparseAdam):
+        raise TypeError(
+            "base must take dense gradients, which combinations are, those of sparse embeddings too; got SparseAdam: "
+            "use Adam"
+        )
     closure = inspect.signature(base.step).parameters.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(

@@ -51,7 +51,8 @@ class MultiObjectiveGradient(Optimizer):
     exactly one `backward`.
 
     Args:
-        base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS).
+        base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS), nor one that takes
+            sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
         engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients`); "auto" takes "func" for losses
             that are functions, "hooks" for reentrant checkpoints and sharded parameters, and "autograd" for the rest.
@@ -75,7 +76,8 @@ class MultiObjectiveGradient(Optimizer):
             a share of every row on each process.
 
     Raises:
-        TypeError: ``base`` is not an optimizer or needs closures; ``rule`` is not a rule; ``process_group`` is none.
+        TypeError: ``base`` is not an optimizer, needs closures or sparse gradients; ``rule`` is not a rule;
+            ``process_group`` is none.
         ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
 
     Example:

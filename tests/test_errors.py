@@ -320,6 +320,11 @@ def _sgd():
 
 
 CONSTRUCTIONS = {
+    "SparseAdam": (
+        lambda: (torch.optim.SparseAdam([nn.Parameter(torch.ones(1))]), Sum()),
+        TypeError,
+        "dense gradients.*got SparseAdam: use Adam",
+    ),
     "LBFGS": (lambda: (torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), Sum()), TypeError, "no closure; got LBFGS"),
     "no optimizer": (lambda: ([nn.Parameter(torch.ones(1))], Sum()), TypeError, "torch.optim.Optimizer; got a list"),
     "a class": (lambda: (torch.optim.SGD, Sum()), TypeError, "torch.optim.Optimizer; got the class SGD"),
