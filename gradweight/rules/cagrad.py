@@ -121,7 +121,9 @@ def _of_two(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
     inverse_length = _inverse_root(xp.sum(n * (n - cos * other)))
     k = xp.sum(difference * a) * inverse_length / xp.where(radius > 0, radius, 1)
     k = xp.clip(k, -1, 1)
-    y = xp.sqrt(1 - k**2) * _inverse_root(1 - cos**2) * (n - cos * other) - k * difference
+    rest = 1 - k**2
+    rest = xp.where(rest > 0, xp.sqrt(xp.where(rest > 0, rest, 1)), 0)
+    y = rest * _inverse_root(1 - cos**2) * (n - cos * other) - k * difference
     y = xp.clip(y, 0, None)
     # parallel gradients of one length: any y will do
     return xp.where(xp.any(y > 0), y, n)
@@ -142,7 +144,8 @@ def _on_face(cosine: Array, a: Array, n: Array, radius: Array, free: Array) -> t
     p, q, r = xp.sum(along_n * n, axis=-1), xp.sum(along_n * a, axis=-1), xp.sum(along_a * a, axis=-1)
     discriminant = q**2 - p * (r - radius**2)
     solvable = (discriminant >= 0) & (p > 0)
-    mu = (q + xp.sqrt(xp.where(solvable, discriminant, 0))) / xp.where(solvable, p, 1)
+    # 1 where it is not looked at: the square root has no derivative at 0, and forward-mode differentiation takes it
+    mu = (q + xp.sqrt(xp.where(solvable, discriminant, 1))) / xp.where(solvable, p, 1)
     y = mu[..., None] * along_n - along_a
     descent = (q / xp.where(p > 0, p, 1))[..., None] * along_n - along_a
     return y, mu, solvable, descent

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -125,6 +126,23 @@ def test_a_small_radius_is_kept_to() -> None:
     moved = weights(CAGrad(c=1e-12), rows) @ rows - mean
     # what can be seen of it beside the mean
     assert np.linalg.norm(moved) <= 1e-11 * np.linalg.norm(mean)
+
+
+@pytest.mark.parametrize("m", [2, 3, 5])
+def test_forward_mode_differentiation_agrees_with_reverse(m: int) -> None:
+    """Faces without a minimum, and a direction held to one gradient, have square roots of 0 that are not looked at."""
+    for seed in range(8):
+        generator = torch.Generator().manual_seed(seed)
+        rows = torch.randn(m, 8, generator=generator, dtype=torch.float64)
+        rows[1] += 2 * rows[0]
+        change = torch.randn(m, 8, generator=generator, dtype=torch.float64)
+
+        def of(rows: torch.Tensor) -> torch.Tensor:
+            return CAGrad(0.4)(rows @ rows.T)
+
+        _, forward = torch.func.jvp(of, (rows,), (change,))
+        reverse = (torch.func.jacrev(of)(rows) * change).sum((1, 2))
+        torch.testing.assert_close(forward, reverse, rtol=1e-9, atol=1e-9)
 
 
 def test_errors() -> None:
