@@ -36,6 +36,26 @@ def correlations(gram: Array, inverse_norm: Array) -> Array:
     return xp.where(_identity(gram) > 0, xp.astype(inverse_norm > 0, gram.dtype)[..., None, :], cosines)
 
 
+def opposed(cosine: Array) -> Array:
+    """Whether gradients of this cosine are opposed as far as floating point can tell: their unit vectors cancel.
+
+    What is left of them is a rounding error of some direction, and an optimizer such as Adam makes a full step of the
+    tiniest. Gradients of a single number, the last bias of a network say, are opposed whenever they conflict.
+    """
+    return 1 + cosine <= 16 * array_namespace(cosine).finfo(cosine.dtype).eps
+
+
+def stands_out(cosine: Array, y: Array, target: Array) -> Array:
+    """Whether ``p = sum_i y_i u_i``, a projection of ``sum_i target_i u_i``, is more than what rounding leaves of it.
+
+    (m, m), (r, m), (r, m) -> (r,). ``|p|^2 = p . target`` is known to a few ``eps |y| |target|``, norms being sums.
+    """
+    xp = array_namespace(cosine)
+    squared = xp.sum(target * _matvec(cosine, y), axis=-1)
+    rounding = 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * xp.sum(xp.abs(y), axis=-1)
+    return squared > rounding * xp.sum(xp.abs(target), axis=-1)
+
+
 def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
     """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
 

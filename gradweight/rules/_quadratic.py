@@ -11,7 +11,7 @@ the network's sake, and eight digits less would undo everything here.
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, solve
+from ._linalg import _identity, _like, _matvec, solve, stands_out
 from ._loops import compiled_once
 
 MOST_FACES_OF = 8
@@ -65,7 +65,7 @@ def resolved(cosine: Array, y: Array, target: Array) -> Array:
     length = xp.sqrt(xp.clip(squared, 0, None))
     rounding = 4 * cosine.shape[-1] * eps * xp.sum(xp.abs(y), axis=-1)
     return (
-        (squared > rounding * xp.sum(xp.abs(target), axis=-1))
+        stands_out(cosine, y, target)
         & (rounding <= tolerance * length)
         & (xp.min(slack, axis=-1) >= -tolerance * length)
     )

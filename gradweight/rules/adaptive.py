@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms
+from ._linalg import correlations, inverse_norms, opposed
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class AdaptiveWeights:
     **Zero gradients.** Hinge losses give exactly zero gradients, often early in training. A loss whose gradient
     is zero gets weight 0, and case 5 applies to the other one: 1/|g| as printed in the paper would be NaN.
 
-    Exactly opposed gradients: in cases 1 and 3 the two terms cancel and only epsilon's part is left; in case 5
-    likewise. The result is finite always.
+    Gradients that are opposed within rounding errors: in cases 1 and 3 the two terms cancel, their weights are 0 and
+    only epsilon's part is left; in case 5 of Algorithm 1 likewise. The result is finite always.
 
     Args:
         alpha1: mean real score below which the real loss is favoured, in [0, 1].
@@ -124,6 +124,10 @@ class AdaptiveWeights:
         # in units of the gradients' own lengths, then Algorithm 2 by undoing the favoured one's normalization
         w_r = xp.where(favour_fake, projection, 1 + 0 * cosine) * n_r
         w_f = xp.where(favour_real, projection, 1 + 0 * cosine) * n_f
+        # unit gradients that cancel leave rounding errors, which are some direction
+        cancel = both & opposed(cosine)
+        nothing = cancel if self.normalized else cancel & (favour_real | favour_fake)
+        w_r, w_f = xp.where(nothing, 0, w_r), xp.where(nothing, 0, w_f)
         if not self.normalized:
             norm_r = 1 / xp.where(n_r > 0, n_r, 1)
             norm_f = 1 / xp.where(n_f > 0, n_f, 1)
@@ -131,8 +135,8 @@ class AdaptiveWeights:
             w_f = w_f * xp.where(favour_real, norm_r, norm_f)
 
         relative_to_norm = self.epsilon_mode == "relative" and self.normalized
-        w_r = w_r + self.epsilon * (n_r if relative_to_norm else xp.astype(n_r > 0, gram.dtype))
-        w_f = w_f + self.epsilon * (n_f if relative_to_norm else xp.astype(n_f > 0, gram.dtype))
+        w_r = w_r + self.epsilon * (xp.where(cancel, 0, n_r) if relative_to_norm else xp.astype(n_r > 0, gram.dtype))
+        w_f = w_f + self.epsilon * (xp.where(cancel, 0, n_f) if relative_to_norm else xp.astype(n_f > 0, gram.dtype))
         active = xp.astype(inverse_norm > 0, gram.dtype)
         return xp.stack([w_r if i == r else w_f if i == f else active[i] for i in range(gram.shape[-1])])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _matvec, correlations, inverse_norms, solve_psd
+from ._linalg import _matvec, correlations, inverse_norms, opposed, solve_psd
 
 
 @dataclass(frozen=True)
@@ -23,9 +23,9 @@ class AngleBisector:
 
     Linearly dependent gradients: ``d`` is unique all the same, being the point of an affine set nearest to the
     origin, but the weights are not; of the redundant gradients those picked first by the pivoting carry the
-    weight. When no direction makes an equal acute angle (exactly opposed gradients, or any whose unit vectors
-    have 0 among their affine combinations) ``d`` is exactly or, in floating point, nearly zero: no step.
-    Two unit gradients nearer than ``sqrt(m eps)`` (3e-8 radian at float64) count as one.
+    weight. When no direction makes an equal acute angle ``d`` is zero: two gradients that are opposed within rounding
+    errors have weights of 0; three or more whose unit vectors have 0 among their affine combinations may leave a
+    rounding error of ``d``. Two unit gradients nearer than ``sqrt(m eps)`` (3e-8 radian at float64) count as one.
 
     A loss whose gradient is exactly zero is left out; m is then the number of the others.
 
@@ -40,10 +40,12 @@ class AngleBisector:
     """
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
-        inverse_norm = inverse_norms(gram)
-        if gram.shape[-1] <= 2:
-            return inverse_norm
         xp = array_namespace(gram)
+        inverse_norm = inverse_norms(gram)
+        if gram.shape[-1] == 1:
+            return inverse_norm
+        if gram.shape[-1] == 2:
+            return xp.where(opposed(gram[0, 1] * inverse_norm[0] * inverse_norm[1]), 0, inverse_norm)
         cosine = correlations(gram, inverse_norm)
         active = xp.astype(inverse_norm > 0, gram.dtype)
         # a = 1 + P y, where P removes the mean over the active losses and so keeps the sum of a

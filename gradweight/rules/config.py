@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
 from ._eigen import eigh, resolved_eigenvalues
-from ._linalg import _matvec, correlations, inverse_norms
+from ._linalg import _matvec, correlations, inverse_norms, opposed
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class ConFIG:
         inverse_norm = inverse_norms(gram)
         active = inverse_norm > 0
         norm = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
+        cosine = correlations(gram, inverse_norm)
         if gram.shape[-1] == 2:
             # a single loss that is left keeps weight 1
-            return inverse_norm * xp.sum(norm) / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
-        cosine = correlations(gram, inverse_norm)
+            length = xp.sum(norm) / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
+            return xp.where(opposed(cosine[0, 1]), 0, inverse_norm * length)
         ones = xp.astype(active, gram.dtype)
         eigenvalues, vectors = eigh(cosine)
         kept = resolved_eigenvalues(eigenvalues, vectors, ones)

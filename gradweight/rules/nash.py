@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
 from ._fairness import fair_coordinates
-from ._linalg import correlations, inverse_norms
+from ._linalg import correlations, inverse_norms, opposed
 
 
 @dataclass(frozen=True)
@@ -49,7 +49,6 @@ class NashMTL:
         cosine = correlations(gram, inverse_norm)
         if gram.shape[-1] == 2:
             # 1 where the other gradient is zero, as its row of cosines is
-            width = 1 + cosine[0, 1]
-            opposed = width <= 16 * xp.finfo(gram.dtype).eps
-            return xp.where(opposed, 0 * inverse_norm, inverse_norm / xp.sqrt(xp.where(opposed, 1, width)))
+            nothing = opposed(cosine[0, 1])
+            return xp.where(nothing, 0, inverse_norm / xp.sqrt(xp.where(nothing, 1, 1 + cosine[0, 1])))
         return fair_coordinates(cosine, 0 * inverse_norm + 1, beta=1) * inverse_norm

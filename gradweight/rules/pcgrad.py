@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, correlations, inverse_norms
+from ._linalg import _identity, _like, _matvec, correlations, inverse_norms, stands_out
 from ._loops import compiled_once
 from ._random import permutations
 
@@ -17,10 +17,11 @@ class PCGrad:
     For each i, ``g_i' = g_i``; then for every j != i in random order, if ``<g_i', g_j> < 0``,
     ``g_i' <- g_i' - <g_i', g_j>/|g_j|^2 g_j``. The direction is ``sum_i g_i'``. Each g_i' is a combination of the
     gradients, ``g_i' = sum_j V[i, j] g_j``, so all of that is arithmetic on the rows of V, whose inner products with
-    g_j are ``(V G)[:, j]``; the weights are the column sums of V: (m, m) -> (m,), each at least 1.
+    g_j are ``(V G)[:, j]``; the weights are the column sums of V: (m, m) -> (m,), each at least 1 if all count.
 
     Two losses come out without conflict, whatever the order. From three on, a projection can bring back a conflict
-    that an earlier one removed, and the direction may conflict. A loss whose gradient is exactly zero is left out.
+    that an earlier one removed, and the direction may conflict. Where nothing is left of a gradient but rounding errors
+    it does not count: one of two that are opposed. A loss whose gradient is exactly zero is left out.
 
     Args:
         seed: of the random orders. They are a function of the seed and the step: the same on every process, and
@@ -54,6 +55,8 @@ class PCGrad:
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
             surgery = _freed_of(other, surgery, cosine)
+        # what rounding leaves of a gradient has any direction
+        surgery = xp.where(stands_out(cosine, surgery, surgery)[:, None], surgery, 0)
         active = inverse_norm > 0
         length = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
         return xp.sum(length[:, None] * surgery, axis=0) * inverse_norm

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms, solve_psd
+from ._linalg import correlations, inverse_norms, solve_psd, stands_out
 from ._quadratic import nonnegative_minimiser
 
 Names = str | tuple[str, ...]
@@ -92,9 +92,17 @@ class OrthogonalProjection:
                 size = xp.max(xp.abs(overlap))
                 size = xp.where(size > 0, size, 1)
                 projected = size * nonnegative_minimiser(among, (overlap / size)[None, :])[0, :]
-            nothing_favoured = sum((length[f] for f in favoured), zero) == 0
+            target = xp.stack(coordinates)
             for k, p in enumerate(protected):
-                coordinates[p] = xp.where(nothing_favoured, length[p], projected[k])
+                coordinates[p] = projected[k]
+            direction = xp.stack(coordinates)
+            # what rounding leaves of it has any direction
+            some = stands_out(cosine, direction[None, :], target[None, :])[0]
+            direction = xp.where(some, direction, 0)
+            nothing_favoured = sum((length[f] for f in favoured), zero) == 0
+            coordinates = [
+                xp.where(nothing_favoured & (i in protected), length[i], direction[i]) for i in range(gram.shape[-1])
+            ]
         return xp.stack(coordinates) * inverse_norm
 
     def _indices(self, m: int, names: tuple[str, ...] | None) -> tuple[list[int], list[int]]:
