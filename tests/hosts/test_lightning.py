@@ -36,6 +36,7 @@ from .problem import (
 pytestmark = [
     pytest.mark.filterwarnings("ignore:.*LeafSpec.*:FutureWarning"),
     pytest.mark.filterwarnings("ignore:.*does not have many workers.*"),
+    pytest.mark.filterwarnings("ignore:GPU available but not used.*"),
 ]
 
 logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
