@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from typing import SupportsFloat
 
 import torch
 from torch import Tensor
@@ -59,7 +60,7 @@ class Accumulated:
         device = params[0].device
         dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
         losses = torch.stack([_scalar(loss, device, dtype) for loss in gradients.losses])
-        tensors = {name: _as_tensor(value, losses) for name, value in signals.items()}
+        tensors = {name: _as_tensor(name, value, losses) for name, value in signals.items()}
         if scale is not None:
             scale = scale.detach().to(losses)
             losses = losses * scale
@@ -135,7 +136,9 @@ def _scalar(loss: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return loss.reshape(()).to(device, dtype)
 
 
-def _as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
+def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().to(like)
-    return torch.full((), value, dtype=like.dtype, device=like.device)
+    if not isinstance(value, SupportsFloat):
+        raise TypeError(f"the signal {name!r} must be a 0-dim tensor or a number; got {type(value).__name__}")
+    return torch.full((), float(value), dtype=like.dtype, device=like.device)

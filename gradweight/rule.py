@@ -179,4 +179,5 @@ def check_weights(weights: object, rule: str, gram: Array) -> None:
         raise TypeError(f"{rule} must return weights as a {type(gram).__name__}; got {type(weights).__name__}")
     shape, needed = tuple(weights.shape), tuple(gram.shape[:-1])  # type: ignore[attr-defined]
     if shape != needed:
-        raise ValueError(f"{rule} must return one weight per loss, shape {needed}; got shape {shape}")
+        hint = " (was it given a signal that is not 0-dim?)" if len(shape) > len(needed) else ""
+        raise ValueError(f"{rule} must return one weight per loss, shape {needed}; got shape {shape}{hint}")

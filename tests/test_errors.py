@@ -239,6 +239,21 @@ def test_signals(rule, given, match):
         setting.opt.backward(losses, **given)
 
 
+@pytest.mark.parametrize(
+    ("score", "error", "match"),
+    [
+        (None, TypeError, "the signal 'real_score' must be a 0-dim tensor or a number; got NoneType"),
+        ([0.5], TypeError, "the signal 'real_score' must be a 0-dim tensor or a number; got list"),
+        (torch.rand(5), ValueError, r"shape \(2, 5\) \(was it given a signal that is not 0-dim\?\)"),
+    ],
+)
+def test_a_signal_of_another_kind(score, error, match):
+    setting, twin = Setting(AdaptiveWeights()), Setting(AdaptiveWeights())
+    losses = setting.losses()
+    with refused(setting, twin, error, match):
+        setting.opt.backward(losses, real_score=score, fake_score=0.5)
+
+
 def test_a_signal_that_only_some_micro_batches_have():
     setting, twin = (Setting(lambda gram, *, score=None: gram[0] * 0 + 1) for _ in range(2))
     losses = setting.losses()
