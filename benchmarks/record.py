@@ -10,6 +10,8 @@ import shlex
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
+from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,10 @@ import gradweight
 
 
 def machine_record() -> dict[str, Any]:
-    """Plain values for JSON: CPU, cores that this process may use, load average, GPU, versions, date (UTC), command."""
+    """Plain values for JSON: CPU, cores that this process may use, load average, GPU, versions, date (UTC), command.
+
+    Among the versions are those of the peers that are installed.
+    """
     return {
         "cpu": _cpu_model(),
         "threads": torch.get_num_threads(),
@@ -30,6 +35,7 @@ def machine_record() -> dict[str, Any]:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "gradweight": gradweight.__version__,
+        **{name: version(name) for name in ("torchjd", "conflictfree") if find_spec(name)},
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "command": _command(),
     }
