@@ -106,9 +106,9 @@ def directions_by_coordinate(
 ) -> list[tuple[Tensor, Tensor]]:
     """Each target with ``rule(stacked gradients)``, (m, ...) -> (...), to be copied into it.
 
-    A gradient that does not exist counts as zeros. Nothing is written here, so that a rule that fails on the last
-    parameter has changed none. NaN unless ``finite``; None says that it is. For each parameter the rule is passed
-    what is its ``own``, by keyword.
+    A gradient that does not exist counts as zeros, a complex entry as its real and imaginary parts. Nothing is written
+    here, so that a rule that fails on the last parameter has changed none. NaN unless ``finite``; None says that it
+    is. For each parameter the rule is passed what is its ``own``, by keyword.
 
     Raises:
         ValueError: the rule, called ``name``, returned another shape than the parameter's.
@@ -118,7 +118,11 @@ def directions_by_coordinate(
         if target is None or target.numel() == 0:
             continue
         stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
-        direction = rule(stacked, **own[index])
+        given = dict(own[index])
+        if target.is_complex():  # two coordinates, as in the Gram matrix
+            target, stacked = torch.view_as_real(target), torch.view_as_real(stacked)
+            given |= {"offset": 2 * given["offset"]} if "offset" in given else {}
+        direction = rule(stacked, **given)
         if direction.shape != target.shape:
             raise ValueError(
                 f"{name} must return the direction of a parameter, shape {tuple(target.shape)}; "

@@ -71,8 +71,18 @@ class Step:
         self.stepped = False
 
     def clear_if_zeroed(self) -> None:
-        """Notice that ``model.zero_grad()`` has cleared the gradients behind our back."""
+        """Notice that ``model.zero_grad()`` has cleared the gradients behind our back.
+
+        Raises:
+            RuntimeError: other gradients lie there, and no step was taken: they may be meant to replace the sums over
+                micro-batches, or to be forgotten with them.
+        """
         replaced = self.written and not any(p.grad is t for p, t in self.written.items())
+        if replaced and not self.stepped and any(p.grad is not None and bool(p.grad.any()) for p in self.written):
+            raise RuntimeError(
+                "other tensors lie in .grad than the last backward() has put there, and no step was taken: call "
+                "zero_grad() to begin anew, or change gradients in place to add up micro-batches"
+            )
         if replaced or (self.versions != self._versions() and (self.stepped or self._all_zero())):
             self.clear()
 

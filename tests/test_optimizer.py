@@ -239,6 +239,33 @@ def test_model_zero_grad_is_noticed_after_a_step_that_the_scaler_skipped(set_to_
     assert scaler.get_scale() == 2.0**3
 
 
+def test_gradients_that_others_replaced_are_neither_added_to_nor_forgotten():
+    (net, opt), _ = twins(BASES["SGD"])
+    opt.backward(losses(net, *batch()))
+    theirs = [p.grad.clone() for p in net.parameters()]
+    for p, grad in zip(net.parameters(), theirs, strict=True):
+        p.grad = grad
+    with pytest.raises(RuntimeError, match=r"other tensors lie in \.grad"):
+        opt.backward(losses(net, *batch()))
+    assert all(p.grad is grad for p, grad in zip(net.parameters(), theirs, strict=True))
+    opt.step()  # they are what the base steps along
+    opt.zero_grad()
+    opt.backward(losses(net, *batch()))
+
+
+def test_zeros_in_new_tensors_are_a_zero_grad():
+    (net, opt), (other, fresh) = twins(BASES["SGD"], accumulate=True)
+    opt.backward(losses(net, *batch()))
+    for p in net.parameters():
+        p.grad = torch.zeros_like(p)
+    real, fake = batch()
+    opt.backward(losses(net, real, fake))
+    sum(losses(other, real, fake).values()).backward()
+    opt.step()
+    fresh.step()
+    assert_equal(net, other)
+
+
 def test_without_zero_grad_gradients_go_on_adding_up():
     (net, opt), (other, base) = twins(BASES["SGD"])
     for _ in range(3):

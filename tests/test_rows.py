@@ -5,6 +5,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from benchmarks.counting import launches
 from gradweight import MultiObjectiveGradient, together
@@ -13,7 +14,7 @@ from gradweight import rows as rows_module
 from gradweight.gram import CUTS
 from gradweight.layout import CHUNK
 from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
-from gradweight.rules import AngleBisector
+from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
 LAYOUTS = ("contiguous", "transposed", "channels last", "expanded", "strided", "narrow")
@@ -259,3 +260,25 @@ def test_launches_of_a_whole_step_beyond_autograd_and_the_base(asked):
         return total[1]
 
     assert count(50) == count(2) <= 40
+
+
+@pytest.mark.parametrize("rule", [TrimmedMean(1), GradDrop()], ids=["TrimmedMean", "GradDrop"])
+def test_a_rule_by_coordinate_sees_a_complex_gradient_as_its_real_and_imaginary_parts(rule):
+    targets = torch.randn(3, 2, 5, 2, dtype=torch.float64)
+
+    def directions(params, real):
+        opt = MultiObjectiveGradient(torch.optim.SGD(params, 0.1), rule)
+        opt.backward(
+            {
+                name: sum((real(p) - t).square().sum() for p, t in zip(params, target, strict=True))
+                for name, target in zip("abc", targets, strict=True)
+            }
+        )
+        return [real(p.grad) for p in params]
+
+    start = torch.randn(2, 5, 2, dtype=torch.float64)
+    as_complex = directions([nn.Parameter(torch.view_as_complex(p.clone())) for p in start], torch.view_as_real)
+    as_real = directions([nn.Parameter(p.clone()) for p in start], lambda p: p)
+    for ours, theirs in zip(as_complex, as_real, strict=True):
+        torch.testing.assert_close(ours, theirs)
+        assert ours.abs().max() > 0

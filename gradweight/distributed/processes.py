@@ -132,14 +132,14 @@ class Processes:
     def average(self, accumulated: Accumulated) -> Accumulated:
         """Losses and signals averaged over the processes, so that every one of them shows its rule the same."""
         names = list(accumulated.signals)
-        values = [accumulated.losses, *(accumulated.signals[name].reshape(1) for name in names)]
+        values = [accumulated.losses, *(accumulated.signals[name].reshape(-1) for name in names)]
         # in one dtype, whatever that of the losses which this process happens to have
         together = torch.cat([value.to(accumulated.losses.device, torch.float64) for value in values])
         distributed.all_reduce(together, group=self.group)
         mean = (together / self.size).to(accumulated.losses)
-        m = len(accumulated.losses)
-        signals = dict(zip(names, mean[m:].unbind(), strict=True))
-        return replace(accumulated, losses=mean[:m], signals=signals)
+        losses, *means = torch.split(mean, [value.numel() for value in values])  # type: ignore[no-untyped-call]
+        signals = {name: found.view(accumulated.signals[name].shape) for name, found in zip(names, means, strict=True)}
+        return replace(accumulated, losses=losses, signals=signals)
 
     # ---- sums over what each process holds
 

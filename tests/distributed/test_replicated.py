@@ -76,6 +76,25 @@ def test_settings(pair: Pool, reduce: str) -> None:
             assert apart < 1e-9, settings
 
 
+def averaged_matrix() -> tuple[list[list[float]], bool]:
+    """What the rule is shown of a signal that is a matrix, and differs from process to process."""
+    shown = []
+
+    def rule(gram: Tensor, /, *, cross: Tensor) -> Tensor:
+        shown.append(cross)
+        return gram[0] * 0 + 1
+
+    net = network()
+    opt = together(net, rule)
+    mine = torch.tensor([[1.0, 2.0], [3.0, 4.0]]) * (1 + 2 * distributed.get_rank())
+    opt.backward(dict(list(losses_of(net, share(batch(0, 2))).items())[:2]), cross=mine)
+    return shown[0].tolist(), same_everywhere(net)
+
+
+def test_a_signal_may_have_any_shape(pair: Pool) -> None:
+    assert pair.run(averaged_matrix) == [([[2.0, 4.0], [6.0, 8.0]], True)] * 2
+
+
 def one_backward_in_place(reduce: str) -> float:
     net, reference = network(), network()
     opt = together(net, AngleBisector(), reduce=reduce, accumulate=False)
