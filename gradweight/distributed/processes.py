@@ -137,7 +137,7 @@ class Processes:
         together = torch.cat([value.to(accumulated.losses.device, torch.float64) for value in values])
         distributed.all_reduce(together, group=self.group)
         mean = (together / self.size).to(accumulated.losses)
-        losses, *means = torch.split(mean, [value.numel() for value in values])  # type: ignore[no-untyped-call]
+        losses, *means = torch.split(mean, [value.numel() for value in values])
         signals = {name: found.view(accumulated.signals[name].shape) for name, found in zip(names, means, strict=True)}
         return replace(accumulated, losses=losses, signals=signals)
 
