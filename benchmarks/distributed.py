@@ -59,6 +59,7 @@ def measure(name: str, m: int, rounds: int) -> dict[str, Any]:
             times = interleaved(
                 {mode: between_barriers(step) for mode, step in steps.items()},
                 rounds=rounds,
+                turn=0,
                 title=f"{problem.title}, m = {m}",
             )
     sent = {mode: bytes_of(step) for mode, step in steps.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -11,6 +12,11 @@ from tqdm import tqdm
 
 __all__ = ["interleaved", "quartiles", "quartiles_of_ratios"]
 
+TURN = 0.03
+"""Seconds."""
+
+MOST_CALLS = 200
+
 
 def interleaved(
     ways: Mapping[str, Callable[[], object]],
@@ -19,12 +25,14 @@ def interleaved(
     seconds: float = float("inf"),
     warmups: int = 2,
     device: torch.device | str = "cpu",
+    turn: float = TURN,
     title: str = "",
 ) -> dict[str, list[float]]:
-    """Seconds that each way took in each round: a machine that slows down slows all of them down.
+    """Seconds that a call of each way took in each round: a machine that slows down slows all of them down.
 
-    Every round starts with another way, so that nobody always runs after the same neighbour. On a GPU each call is
-    timed from an idle device to an idle device.
+    The ways take turns, and every round starts with another one. A turn lasts at least ``turn``, call after call, as the
+    steps of a training follow each other: what the others have left in the caches costs the first call only, which is
+    not counted where there are several. On a GPU a turn is timed from an idle device to an idle device.
 
     Args:
         ways: name -> what to run.
@@ -32,22 +40,34 @@ def interleaved(
         seconds: no round is begun after these have passed; there are always three.
         warmups: rounds before the first that counts.
         device: where they run.
+        turn: in seconds; 0 for one call, where processes have to agree on how many.
         title: for the progress bar.
     """
     wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+
+    def seconds_of(call: Callable[[], object], calls: int) -> float:
+        wait()
+        start = time.perf_counter()
+        for _ in range(calls):
+            call()
+        wait()
+        return (time.perf_counter() - start) / calls
+
     times: dict[str, list[float]] = {name: [] for name in ways}
+    calls = dict.fromkeys(ways, 1)
     names = list(ways)
     began = time.perf_counter()
     for i in tqdm(range(-warmups, rounds), desc=title, leave=False):
         if i >= 3 and time.perf_counter() - began > seconds:
             break
         for name in names[i % len(names) :] + names[: i % len(names)]:
-            wait()
-            start = time.perf_counter()
-            ways[name]()
-            wait()
-            if i >= 0:
-                times[name].append(time.perf_counter() - start)
+            if calls[name] > 1:
+                ways[name]()
+            found = seconds_of(ways[name], calls[name])
+            if i < 0:
+                calls[name] = min(MOST_CALLS, max(1, math.ceil(turn / found)))
+            else:
+                times[name].append(found)
     return times
 
 

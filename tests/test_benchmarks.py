@@ -9,6 +9,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from benchmarks.counting import Counting, count
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
 from benchmarks.peak import peak_bytes
+from benchmarks.timing import interleaved
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -202,3 +204,15 @@ def test_the_page_about_speed_says_what_was_measured() -> None:
     page = tables.PAGE.read_text()
     assert tables.filled(page) == page, "run python benchmarks/tables.py"
     assert {*tables.TABLES, "targets"} == set(re.findall(r"<!-- table: (\w+) -->", page))
+
+
+def test_a_turn_is_several_calls_of_what_is_fast_and_one_of_what_is_slow():
+    fast, slow = [], []
+    ways = {"fast": lambda: fast.append(0), "slow": lambda: (slow.append(0), time.sleep(0.02))}
+    times = interleaved(ways, rounds=4, warmups=1, turn=0.01)
+    assert len(times["fast"]) == len(times["slow"]) == 4
+    assert len(slow) == 5
+    assert len(fast) > 3 * len(slow)
+    one_by_one: list[int] = []
+    interleaved({"fast": lambda: one_by_one.append(0)}, rounds=4, warmups=1, turn=0)
+    assert len(one_by_one) == 5
