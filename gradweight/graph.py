@@ -83,7 +83,7 @@ class Graph:
         pending: list[Edge] = [edge_of(loss)]
         while pending:
             edge = pending.pop()
-            if edge in tensors:
+            if tensors and edge in tensors:
                 met.add(edge)
                 continue
             node, _ = edge
@@ -99,7 +99,7 @@ class Graph:
                 continue
             nodes.add(node)
             reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
-            pending += [(parent, index) for parent, index in node.next_functions if parent is not None]
+            pending += [edge for edge in node.next_functions if edge[0] is not None]  # type: ignore[misc]
         return Graph(nodes, leaves, reentrant, shared, frozenset(met))
 
 

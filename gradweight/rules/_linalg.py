@@ -42,7 +42,7 @@ def opposed(cosine: Array) -> Array:
     What is left of them is a rounding error of some direction, and an optimizer such as Adam makes a full step of the
     tiniest. Gradients of a single number, the last bias of a network say, are opposed whenever they conflict.
     """
-    return 1 + cosine <= 16 * array_namespace(cosine).finfo(cosine.dtype).eps
+    return cosine <= 16 * array_namespace(cosine).finfo(cosine.dtype).eps - 1
 
 
 def stands_out(cosine: Array, y: Array, target: Array) -> Array:

@@ -76,8 +76,6 @@ class AdaptiveWeights:
         CVPR 2021, arXiv:2012.03149, Algorithms 1 and 2, Theorems 2 and 3.
     """
 
-    faster_on_numpy_from = 2
-
     alpha1: float = 0.5
     alpha2: float = 0.75
     delta: float = 0.05

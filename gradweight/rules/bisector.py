@@ -39,8 +39,6 @@ class AngleBisector:
         CVPR 2021, arXiv:2012.03149, Theorem 2, case 1. The theorem is for two losses; more are our extension.
     """
 
-    faster_on_numpy_from = 2
-
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         inverse_norm = inverse_norms(gram)
