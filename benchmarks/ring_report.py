@@ -19,7 +19,7 @@ else:
     from ring_intervals import bootstrap, sign_test, wilson
     from ring_study_figure import draw
 
-BEGIN, END = "<!-- benchmarks/ring_study.py writes from here -->", "<!-- to here -->"
+BEGIN, END = "<!-- benchmarks/ring_study.py{} writes from here -->", "<!-- to here -->"
 METRICS = ("modes", "quality", "kl")
 
 
@@ -250,19 +250,28 @@ def _short(method: str) -> str:
     return method.partition("/")[2]
 
 
-def insert(page: str, text: str) -> str:
-    """The page with what stands between the marks replaced."""
-    before, begin, rest = page.partition(BEGIN)
+def insert(page: str, text: str, option: str = "") -> str:
+    """The page with what stands between the marks of the script with this option replaced."""
+    mark = BEGIN.format(option and f" {option}")
+    before, begin, rest = page.partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
-        raise ValueError(f"the page needs the lines {BEGIN!r} and {END!r}; the tables go between them")
+        raise ValueError(f"the page needs the lines {mark!r} and {END!r}; the tables go between them")
     return f"{before}{begin}\n\n{text}\n\n{end}{after}"
 
 
 def write_report(
-    out: Path, rows: list[Any], setting: Setting, page: Path | None, machine: dict[str, Any] | None
+    out: Path,
+    rows: list[Any],
+    setting: Setting,
+    page: Path | None,
+    machine: dict[str, Any] | None,
+    option: str = "",
 ) -> None:
-    """Print the tables; write them to the page, the figure, and study.json, which keeps the machine that it names."""
+    """Print the tables; write them to the page, the figure, and study.json, which keeps the machine that it names.
+
+    `option` is the script's, by which its part of the page is marked.
+    """
     ends, record = ends_of(rows, setting), out / "study.json"
     if machine is None and record.exists():
         machine = json.loads(record.read_text())["machine"]
@@ -283,4 +292,4 @@ def write_report(
     text = tables(ends, setting)
     print(text)
     if page is not None:
-        page.write_text(insert(page.read_text(), text))
+        page.write_text(insert(page.read_text(), text, option))

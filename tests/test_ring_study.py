@@ -22,6 +22,7 @@ from torch.func import functional_call
 from benchmarks import ring_study
 from benchmarks.ring_ensemble import (
     BETAS,
+    HALF,
     METHODS,
     QUICK,
     Ensemble,
@@ -269,14 +270,18 @@ def test_only_paired_seeds_are_compared_and_divergence_is_counted() -> None:
     assert entry["kl"][0] == pytest.approx(0.1)
 
 
-def test_the_page_shows_what_is_in_the_results() -> None:
+@pytest.mark.parametrize(
+    ("folder", "setting", "option"), [("ring_study", Setting(), ""), ("ring_study_half", HALF, "--half")]
+)
+def test_the_page_shows_what_is_in_the_results(folder, setting, option) -> None:
     """docs/reproduced.md is what `ring_study.py --report` makes of the runs that are kept."""
-    rows = ring_study.read_rows(ROOT / "benchmarks" / "results" / "ring_study" / "runs.csv")
+    rows = ring_study.read_rows(ROOT / "benchmarks" / "results" / folder / "runs.csv")
     page = (ROOT / "docs" / "reproduced.md").read_text()
-    assert insert(page, tables(ends_of(rows, Setting()), Setting())) == page
+    assert insert(page, tables(ends_of(rows, setting), setting), option) == page
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
-    assert insert(f"a\n{BEGIN}\nold\n{END}\nb", "new") == f"a\n{BEGIN}\n\nnew\n\n{END}\nb"
+    for option, mark in (("", BEGIN.format("")), ("--half", BEGIN.format(" --half"))):
+        assert insert(f"a\n{mark}\nold\n{END}\nb", "new", option) == f"a\n{mark}\n\nnew\n\n{END}\nb"
     with pytest.raises(ValueError, match="needs the lines"):
-        insert(f"a\n{BEGIN}\nb", "new")
+        insert("a\n<!-- from here -->\nb", "new")
