@@ -45,7 +45,9 @@ from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import array_api_compat
+import array_api_compat.numpy
 import array_api_compat.torch
+import numpy as np
 import torch
 
 __all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace"]
@@ -91,11 +93,13 @@ Rule: TypeAlias = Callable[..., Array] | StatefulRule | CoordinateRule
 def array_namespace(array: Array) -> Any:
     """The array API namespace of ``array``.
 
-    `array_api_compat.array_namespace`, with torch answered first: its general look-up goes through caches that
-    ``torch.compile`` warns about.
+    `array_api_compat.array_namespace`, with torch and NumPy answered first: its general look-up goes through caches
+    that ``torch.compile`` warns about, and takes longer than ten operations on a small array.
     """
     if isinstance(array, torch.Tensor):
         return array_api_compat.torch
+    if isinstance(array, np.ndarray | np.generic):
+        return array_api_compat.numpy
     return array_api_compat.array_namespace(array)
 
 
