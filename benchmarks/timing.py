@@ -30,9 +30,9 @@ def interleaved(
 ) -> dict[str, list[float]]:
     """Seconds that a call of each way took in each round: a machine that slows down slows all of them down.
 
-    The ways take turns, and every round starts with another one. A turn lasts at least ``turn``, call after call, as the
-    steps of a training follow each other: what the others have left in the caches costs the first call only, which is
-    not counted where there are several. On a GPU a turn is timed from an idle device to an idle device.
+    The ways take turns, and every round starts with another one. A turn lasts at least ``turn``, call after call, as
+    the steps of a training follow each other: what the others have left in the caches costs the first call only, which
+    is not counted where there are several. On a GPU a turn is timed from an idle device to an idle device.
 
     Args:
         ways: name -> what to run.
