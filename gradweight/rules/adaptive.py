@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms, opposed
+from ._linalg import inverse_norms, opposed
 
 
 @dataclass(frozen=True)
@@ -111,30 +111,31 @@ class AdaptiveWeights:
         r, f = self._indices(gram.shape[-1], names)
         inverse_norm = inverse_norms(gram)
         n_r, n_f = inverse_norm[r], inverse_norm[f]
-        cosine = correlations(gram, inverse_norm)[r, f]
+        cosine = gram[r, f] * n_r * n_f
         s_r, s_f = real_score, fake_score
 
-        both = (n_r > 0) & (n_f > 0)
+        has_r, has_f = n_r > 0, n_f > 0
+        both = has_r & has_f
         favour_real = both & ((s_r < s_f - self.delta) | (s_r < self.alpha1))
         favour_fake = both & ~favour_real & (s_r > s_f - self.delta) & (s_r > self.alpha2)
-        projection = xp.where(cosine < 0, -cosine, 0 * cosine)  # Theorem 2 if obtuse, the favoured gradient if not
+        projection = xp.where(cosine < 0, -cosine, 0)  # Theorem 2 if obtuse, the favoured gradient if not
 
         # in units of the gradients' own lengths, then Algorithm 2 by undoing the favoured one's normalization
-        w_r = xp.where(favour_fake, projection, 1 + 0 * cosine) * n_r
-        w_f = xp.where(favour_real, projection, 1 + 0 * cosine) * n_f
+        w_r = xp.where(favour_fake, projection, 1) * n_r
+        w_f = xp.where(favour_real, projection, 1) * n_f
         # unit gradients that cancel leave rounding errors, which are some direction
         cancel = both & opposed(cosine)
         nothing = cancel if self.normalized else cancel & (favour_real | favour_fake)
         w_r, w_f = xp.where(nothing, 0, w_r), xp.where(nothing, 0, w_f)
         if not self.normalized:
-            norm_r = 1 / xp.where(n_r > 0, n_r, 1)
-            norm_f = 1 / xp.where(n_f > 0, n_f, 1)
+            norm_r = 1 / xp.where(has_r, n_r, 1)
+            norm_f = 1 / xp.where(has_f, n_f, 1)
             w_r = w_r * xp.where(favour_fake, norm_f, norm_r)
             w_f = w_f * xp.where(favour_real, norm_r, norm_f)
 
         relative_to_norm = self.epsilon_mode == "relative" and self.normalized
-        w_r = w_r + self.epsilon * (xp.where(cancel, 0, n_r) if relative_to_norm else xp.astype(n_r > 0, gram.dtype))
-        w_f = w_f + self.epsilon * (xp.where(cancel, 0, n_f) if relative_to_norm else xp.astype(n_f > 0, gram.dtype))
+        w_r = w_r + self.epsilon * (xp.where(cancel, 0, n_r) if relative_to_norm else xp.astype(has_r, gram.dtype))
+        w_f = w_f + self.epsilon * (xp.where(cancel, 0, n_f) if relative_to_norm else xp.astype(has_f, gram.dtype))
         active = xp.astype(inverse_norm > 0, gram.dtype)
         return xp.stack([w_r if i == r else w_f if i == f else active[i] for i in range(gram.shape[-1])])
 
