@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import torch
 
 from gradweight.kernels import DEVICES
 
-__all__ = ["kernels_on"]
+__all__ = ["by_kernels", "kernels_on"]
 
 
 @contextmanager
@@ -21,3 +21,13 @@ def kernels_on(device: torch.device) -> Iterator[None]:
         yield
     finally:
         DEVICES.intersection_update(before)
+
+
+def by_kernels(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
+    """The same by the kernels."""
+
+    def kernels() -> None:
+        with kernels_on(device):
+            run()
+
+    return kernels

@@ -36,7 +36,7 @@ from tqdm import tqdm
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.counting import count
-from benchmarks.kernels import kernels_on
+from benchmarks.kernels import by_kernels
 from benchmarks.record import device_arguments, machine_record
 from benchmarks.timing import interleaved, quartiles
 from gradweight.rows import Row, combine, gram
@@ -63,16 +63,6 @@ def combination(k: int, m: int, tensors: int, device: torch.device) -> Callable[
         combine(rows, rule(gram(rows)), out)
 
     return run
-
-
-def by_kernels(run: Callable[[], None], device: torch.device) -> Callable[[], None]:
-    """The same by the Triton kernels."""
-
-    def kernels() -> None:
-        with kernels_on(device):
-            run()
-
-    return kernels
 
 
 def copy(k: int, device: torch.device) -> Callable[[], None]:

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.cells import Batch, Cell
-from benchmarks.kernels import kernels_on
+from benchmarks.kernels import by_kernels
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, Sum, UPGrad
@@ -146,21 +146,6 @@ def captured(make: Callable[[Problem], Callable[[], None]]) -> Callable[[Problem
         return graph.replay
 
     return record
-
-
-def by_kernels(make: Callable[[Problem], Callable[[], None]]) -> Callable[[Problem], Callable[[], None]]:
-    """The same step with the Triton kernels for the Gram matrix and the direction."""
-
-    def prepare(problem: Problem) -> Callable[[], None]:
-        step = make(problem)
-
-        def run() -> None:
-            with kernels_on(problem.batch[0].device):
-                step()
-
-        return run
-
-    return prepare
 
 
 def paper(problem: Problem) -> Callable[[], None]:
@@ -299,7 +284,9 @@ def variants(
         ways["gradweight AngleBisector, compiled"] = ours_compiled(AngleBisector())
     if on_gpu:
         in_place = ours(AngleBisector(), accumulate=False)
-        ways["gradweight AngleBisector, in place, Triton"] = by_kernels(in_place)
+        ways["gradweight AngleBisector, in place, Triton"] = lambda problem: by_kernels(
+            in_place(problem), problem.batch[0].device
+        )
         ways["summed loss, captured"] = captured(plain)
         ways["gradweight AngleBisector, in place, captured"] = captured(in_place)
     if find_spec("torchjd"):

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from .layout import LOW_PRECISION, is_dense
-from .readable import is_captured
+from .readable import is_captured, is_eager
 from .together import Column
 
 __all__ = ["DEVICES", "combine_by_kernel", "products_by_kernel", "taken"]
@@ -48,8 +48,7 @@ def taken(tensors: Sequence[Tensor], m: int) -> bool:
         one.device.type in DEVICES
         and m <= MANY
         and one.dtype in _KINDS
-        and not torch.compiler.is_compiling()
-        and all(type(t) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(t) for t in tensors)
+        and all(map(is_eager, tensors))
         and not is_captured(one)
         and is_dense(one)
         and all(t.stride() == one.stride() for t in tensors)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["private"]
+__all__ = ["private", "storage"]
 
 
 def private(rows: Sequence[list[Tensor | None]]) -> list[list[bool]]:
@@ -18,7 +18,7 @@ def private(rows: Sequence[list[Tensor | None]]) -> list[list[bool]]:
     Autograd returns whatever a backward returned: one tensor for two parameters, a tensor that a custom function
     saved, or that the user holds. `torch` asks the reference count before it makes such a tensor a ``.grad``.
     """
-    holders = Counter(_storage(t) for row in rows for t in row if t is not None)
+    holders = Counter(storage(t) for row in rows for t in row if t is not None)
     return [[_is_private(row, index, holders) for index in range(len(row))] for row in rows]
 
 
@@ -34,12 +34,13 @@ def _references(row: Sequence[Tensor | None], index: int) -> tuple[int, int, int
     """The storage of a tensor, and Python's and C++'s references to it and to the tensor that it is a view of."""
     tensor = row[index]
     assert tensor is not None
-    here = _storage(tensor), sys.getrefcount(tensor), _use_count(tensor)
+    here = storage(tensor), sys.getrefcount(tensor), _use_count(tensor)
     base = tensor._base
     return (*here, 0, 0) if base is None else (*here, sys.getrefcount(base), _use_count(base))
 
 
-def _storage(tensor: Tensor) -> int:
+def storage(tensor: Tensor) -> int:
+    """What tells the memory of a tensor from that of others, for as long as it lives."""
     return int(tensor.untyped_storage()._cdata)
 
 

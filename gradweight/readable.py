@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["is_captured", "on_numpy", "readable"]
+__all__ = ["is_captured", "is_eager", "on_numpy", "readable"]
 
 # NumPy 1 rounds differently: a float32 scalar times a Python number is float64 there
 _SAME_DTYPES = int(np.__version__.partition(".")[0]) >= 2
@@ -25,10 +25,13 @@ def readable(tensor: Tensor) -> bool:
     False for fake tensors, for those of a transform of `torch.func`, under a compiler, and where a derivative is
     wanted.
     """
+    return tensor.device.type == "cpu" and not tensor.requires_grad and is_eager(tensor)
+
+
+def is_eager(tensor: Tensor) -> bool:
+    """Whether an operation is done at once, on values: no fake tensor, no transform of `torch.func`, no compiler."""
     return (
         type(tensor) is Tensor
-        and tensor.device.type == "cpu"
-        and not tensor.requires_grad
         and not torch.compiler.is_compiling()
         and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
     )

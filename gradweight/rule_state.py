@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .ownership import storage
 from .rule import State
 
 __all__ = ["STATE_KEY", "keep", "pack", "unpack"]
@@ -35,7 +36,7 @@ def keep(saved: State, changed: State) -> None:
         >>> saved, saved["now"] is now
         ({'now': tensor(2.), 'before': tensor(1.)}, True)
     """
-    ours = {_storage(tensor) for tensor in _tensors(saved)}
+    ours = {storage(tensor) for tensor in _tensors(saved)}
     _keep(saved, _apart(changed, saved, ours))
 
 
@@ -57,7 +58,7 @@ def _apart(changed: State, saved: State, ours: set[int]) -> State:
     def apart(value: Any, old: Any) -> Any:
         if isinstance(value, dict):
             return {name: apart(v, old.get(name) if isinstance(old, dict) else None) for name, v in value.items()}
-        return value.clone() if isinstance(value, Tensor) and value is not old and _storage(value) in ours else value
+        return value.clone() if isinstance(value, Tensor) and value is not old and storage(value) in ours else value
 
     return apart(changed, saved)  # type: ignore[no-any-return]
 
@@ -78,10 +79,6 @@ def _tensors(state: State) -> Iterator[Tensor]:
 
 def _alike(a: Tensor, b: Tensor) -> bool:
     return (a.shape, a.dtype, a.device) == (b.shape, b.dtype, b.device)
-
-
-def _storage(tensor: Tensor) -> int:
-    return int(tensor.untyped_storage()._cdata)
 
 
 def pack(state: State) -> str:

@@ -15,6 +15,14 @@ __all__ = ["dots", "products", "weighted_sum"]
 
 
 @triton.jit
+def _place(chunks):
+    """The number of this program, the tensor that it works on, where it begins, and how many elements there are."""
+    program = tl.program_id(0).to(tl.int64)
+    here = chunks + 3 * program
+    return program, tl.load(here), tl.load(here + 1), tl.load(here + 2)
+
+
+@triton.jit
 def _elements(address, at, size, TYPE: tl.constexpr):
     """Elements of a tensor; zeros beyond its end, and for a tensor that does not exist."""
     return tl.load(address.to(tl.pointer_type(TYPE)) + at, mask=at < tl.where(address == 0, 0, size), other=0.0)
@@ -36,10 +44,7 @@ def dots(
     Each thread has sums of its own for all pairs, which meet once, at the end of the chunk.
     """
     PAIRS: tl.constexpr = M * (M + 1) // 2
-    program = tl.program_id(0).to(tl.int64)
-    column = tl.load(chunks + 3 * program)
-    start = tl.load(chunks + 3 * program + 1)
-    size = tl.load(chunks + 3 * program + 2)
+    program, column, start, size = _place(chunks)
     sums = ()
     for _ in tl.static_range(PAIRS):
         sums = sums + (tl.zeros((BLOCK,), WIDE),)
@@ -73,10 +78,7 @@ def products(
 
     In full precision, whatever is allowed for products of matrices elsewhere.
     """
-    program = tl.program_id(0).to(tl.int64)
-    column = tl.load(chunks + 3 * program)
-    start = tl.load(chunks + 3 * program + 1)
-    size = tl.load(chunks + 3 * program + 2)
+    program, column, start, size = _place(chunks)
     i = tl.arange(0, PADDED)
     address = tl.load(addresses + column * M + i, mask=i < M, other=0)
     end = tl.where(address == 0, 0, size)
@@ -107,10 +109,7 @@ def weighted_sum(
 
     The target of tensor c begins at ``targets[c]`` and may be one of the gradients.
     """
-    program = tl.program_id(0).to(tl.int64)
-    column = tl.load(chunks + 3 * program)
-    start = tl.load(chunks + 3 * program + 1)
-    size = tl.load(chunks + 3 * program + 2)
+    _, column, start, size = _place(chunks)
     target = tl.load(targets + column).to(tl.pointer_type(TYPE))
     for begin in range(0, CHUNK, BLOCK):
         at = start + begin + tl.arange(0, BLOCK)

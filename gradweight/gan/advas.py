@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from ..gradients import check_losses
-from ..graph import Graph, retain_graphs
+from ..graph import Graph
 from ._third_derivatives import explanation, layers_that_take_statistics, wrong_kinds
 
 __all__ = ["advas_penalty", "advas_penalty_half_batches", "advas_penalty_unbiased"]
@@ -250,7 +250,7 @@ def _gradient_of_terms(terms: Tensor | Mapping[str, Tensor], phi: Params, check:
     fixed = [v for v in values.values() if not alone and Graph.of(v).leaves <= leaves]
     attached = [v for v in values.values() if not any(v is w for w in fixed)]
     sums = [torch.stack([v.reshape(()) for v in part]).sum() for part in (fixed, attached) if part]
-    keep = retain_graphs([Graph.of(loss) for loss in sums], False)
+    keep = [graph.shared for graph in Graph.of_each(sums)]
     inputs = list(phi.values())
     found = []
     if fixed:

@@ -52,8 +52,13 @@ def stands_out(cosine: Array, y: Array, target: Array) -> Array:
     """
     xp = array_namespace(cosine)
     squared = xp.sum(target * _matvec(cosine, y), axis=-1)
-    rounding = 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * xp.sum(xp.abs(y), axis=-1)
-    return squared > rounding * xp.sum(xp.abs(target), axis=-1)
+    return squared > rounding_of(cosine, y) * xp.sum(xp.abs(target), axis=-1)
+
+
+def rounding_of(cosine: Array, y: Array) -> Array:
+    """How far rounding may have moved the inner products of ``sum_i y_i u_i`` with unit vectors, (r, m) -> (r,)."""
+    xp = array_namespace(cosine)
+    return 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * xp.sum(xp.abs(y), axis=-1)
 
 
 def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:

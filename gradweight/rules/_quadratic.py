@@ -11,7 +11,7 @@ the network's sake, and eight digits less would undo everything here.
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, solve, stands_out
+from ._linalg import _identity, _like, _matvec, rounding_of, solve, stands_out
 from ._loops import compiled_once
 
 MOST_FACES_OF = 8
@@ -63,7 +63,7 @@ def resolved(cosine: Array, y: Array, target: Array) -> Array:
     slack = _matvec(cosine, y)
     squared = xp.sum(target * slack, axis=-1)
     length = xp.sqrt(xp.clip(squared, 0, None))
-    rounding = 4 * cosine.shape[-1] * eps * xp.sum(xp.abs(y), axis=-1)
+    rounding = rounding_of(cosine, y)
     return (
         stands_out(cosine, y, target)
         & (rounding <= tolerance * length)
