@@ -19,12 +19,30 @@ __all__ = ["Exchange", "Road"]
 
 
 @dataclass
+class Parcel:
+    """One bucket of a row on its way: what is sent, where the answer arrives, and what tells when it has."""
+
+    sent: Tensor
+    received: Tensor
+    work: Work | None
+
+    def wait(self) -> Tensor:
+        """What was received. What was sent is freed here: gloo's thread lets go of it some time later."""
+        if self.work is not None:
+            self.work.wait()
+            self.work = None
+            if self.sent is not self.received:
+                _free(self.sent)
+        return self.received
+
+
+@dataclass
 class Travelling:
     """One row on its way."""
 
     mask: list[bool]
     local: dict[int, Tensor]
-    sent: list[tuple[Tensor, Work | None]]
+    parcels: list[Parcel]
 
 
 class Road:
@@ -49,42 +67,42 @@ class Road:
         here = {
             i: local(t, self.placement.params[i]) for i in self.placement.sharded if row and (t := row[i]) is not None
         }
-        sent = []
+        parcels = []
         for bucket in self.placement.buckets:
             flat = bucket.filled(row).div_(self.size)
             if self.reduce == "all":
-                sent.append((flat, distributed.all_reduce(flat, group=self.group, async_op=True)))
+                parcels.append(Parcel(flat, flat, distributed.all_reduce(flat, group=self.group, async_op=True)))
             else:
-                sent.append(_reduce_scatter(flat, bucket.empty(self.size), self.group))
-        return Travelling(mask, here, sent)
+                parcels.append(_reduce_scatter(flat, self.size, self.group))
+        return Travelling(mask, here, parcels)
 
     def land(self, travelling: Travelling) -> None:
         """Wait for a row of which only a part is kept, so that the whole need not be."""
         if self.reduce == "scatter":
-            parts = zip(self.placement.buckets, travelling.sent, strict=True)
-            travelling.sent = [(self._shard(bucket, *sent), None) for bucket, sent in parts]
+            for bucket, parcel in zip(self.placement.buckets, travelling.parcels, strict=True):
+                parcel.received = self._shard(bucket, parcel)
 
     def received(self, travelling: Travelling, mask: Sequence[bool]) -> Row:
         """The averaged row: None where no process reached the parameter."""
         row: Row = [None] * len(self.placement.params)
         for i, tensor in travelling.local.items():
             row[i] = tensor
-        for bucket, (flat, work) in zip(self.placement.buckets, travelling.sent, strict=True):
+        for bucket, parcel in zip(self.placement.buckets, travelling.parcels, strict=True):
             if self.reduce == "all":
-                if work is not None:
-                    work.wait()
-                parts = bucket.views(flat)
+                parts = bucket.views(parcel.wait())
             else:
-                parts = bucket.pieces(self._shard(bucket, flat, work), self.rank)
+                parts = bucket.pieces(self._shard(bucket, parcel), self.rank)
             for i, part in zip(bucket.indices, parts, strict=True):
                 row[i] = part if mask[i] else None
         return row
 
-    def _shard(self, bucket: Bucket, received: Tensor, work: Work | None) -> Tensor:
-        if work is not None:
-            work.wait()
-        length = bucket.length // self.size
-        return received if received.numel() == length else received.view(self.size, length).sum(0)
+    def _shard(self, bucket: Bucket, parcel: Parcel) -> Tensor:
+        received, length = parcel.wait(), bucket.length // self.size
+        if received.numel() == length:
+            return received
+        shard = received.view(self.size, length).sum(0)
+        _free(received)
+        return shard
 
 
 class Exchange:
@@ -190,10 +208,15 @@ def _plus(earlier: Row, row: Row) -> Row:
     return added([earlier, [*row, *[None] * (len(earlier) - len(row))]])  # parameters may have been frozen since
 
 
-def _reduce_scatter(flat: Tensor, shard: Tensor, group: ProcessGroup) -> tuple[Tensor, Work | None]:
+def _reduce_scatter(flat: Tensor, size: int, group: ProcessGroup) -> Parcel:
     if f"{flat.device.type}:gloo" in distributed.get_backend_config(group).split(","):
         # gloo's reduce-scatter is an all-reduce of which most is thrown away: twice the bytes
         received = torch.empty_like(flat)
-        return received, distributed.all_to_all_single(received, flat, group=group, async_op=True)
+        return Parcel(flat, received, distributed.all_to_all_single(received, flat, group=group, async_op=True))
     reduce_scatter = getattr(distributed, "reduce_scatter_single", None) or distributed.reduce_scatter_tensor
-    return shard, reduce_scatter(shard, flat, group=group, async_op=True)
+    shard = flat.new_empty(flat.numel() // size)
+    return Parcel(flat, shard, reduce_scatter(shard, flat, group=group, async_op=True))
+
+
+def _free(tensor: Tensor) -> None:
+    tensor.untyped_storage().resize_(0)
