@@ -22,7 +22,7 @@ class Cut:
     """How the rows are cut into pieces on one kind of device; sizes in elements of all rows taken together.
 
     Args:
-        piece: how much is multiplied at a time.
+        piece: how much is multiplied at a time; on a CPU, by each thread.
         small: tensors below this are copied one after the other into a flat one that is multiplied at once: a copy
             costs less than operations of their own.
         dots: up to how many rows larger tensors are multiplied where they lie, pair by pair; beyond, they are copied
@@ -95,6 +95,9 @@ class _Products:
     def __init__(self, q: int, device: torch.device) -> None:
         self.compiling = torch.compiler.is_compiling()
         self.cut = COMPILED if self.compiling else CUTS.get(device.type, CUTS["cuda"])
+        # threads divide a piece among them, and each has a cache of its own
+        threads = torch.get_num_threads() if device.type == "cpu" and not self.compiling else 1
+        self.piece = self.cut.piece * threads
         self.wide = device.type in ("cpu", "cuda")  # others may have no double precision
         self.q = q
         self.dots: list[Tensor] = []
@@ -109,19 +112,19 @@ class _Products:
                 self.multiply(piece)
             return
         one = tensors[0]
-        if elements > self.cut.piece or one.is_complex() or not all(t.is_contiguous() for t in tensors):
+        if elements > self.piece or one.is_complex() or not all(t.is_contiguous() for t in tensors):
             tensors = flatten(tensors)
         for piece in self.pieces(tensors, elements):
             elements = self.q * piece[0].numel()
-            if self.elements + elements > self.cut.piece:
+            if self.elements + elements > self.piece:
                 self.flush()
             self.waiting.append(piece)
             self.elements += elements
 
     def pieces(self, tensors: Sequence[Tensor], elements: int) -> Iterable[Sequence[Tensor]]:
-        if elements <= self.cut.piece:
+        if elements <= self.piece:
             return (tensors,)
-        return zip(*(torch.split(t, max(1, self.cut.piece // self.q)) for t in tensors), strict=True)
+        return zip(*(torch.split(t, max(1, self.piece // self.q)) for t in tensors), strict=True)
 
     def flush(self) -> None:
         """Multiply what has been waiting."""

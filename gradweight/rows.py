@@ -15,7 +15,7 @@ from torch import Tensor
 
 from .gram import gram
 from .kernels import DEVICES, combine_by_kernel, taken
-from .layout import CHUNK, LOW_PRECISION, fits, flatten, is_dense
+from .layout import LOW_PRECISION, fits, flatten, is_dense
 from .ownership import private
 from .together import CALLED, Column, add_together, combine_together
 
@@ -32,6 +32,9 @@ __all__ = [
 ]
 
 Row: TypeAlias = list[Tensor | None]
+
+CACHED = 2**17
+"""Elements of the direction that each thread writes before it goes on, so that they stay in its cache meanwhile."""
 
 
 def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) -> None:
@@ -57,18 +60,7 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
         if target.device.type not in CALLED or target.device.type in DEVICES:
             waiting.setdefault(key, []).append((target, tensors))
             continue
-        if target.dtype in LOW_PRECISION:
-            _combine_wide([(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None], target)
-            continue
-        begun = False
-        for weight, tensor in zip(factors, tensors, strict=True):
-            if tensor is None:
-                continue
-            if begun:
-                target.addcmul_(tensor, weight)
-            else:
-                torch.mul(tensor, weight, out=target)
-                begun = True
+        _combine_terms([(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None], target)
     for key, columns in waiting.items():
         _combine_waiting(columns, *prepared[key])
 
@@ -85,15 +77,32 @@ def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[T
         combine_together(others, factors)
 
 
-def _combine_wide(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
-    tensors = [target, *(tensor for _, tensor in terms)]
-    pieces: Iterable[Sequence[Tensor]] = (tensors,)
-    if len({tensor.stride() for tensor in tensors}) == 1 and is_dense(target):
-        pieces = zip(*(torch.split(t, CHUNK) for t in flatten(tensors)), strict=True)
-    # else as they are: flattening would copy the target, and what is written to a copy is lost
-    for piece in pieces:
-        parts = [w * t.to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
-        piece[0].copy_(torch.stack(parts).sum(0))
+def _combine_terms(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
+    wide = target.dtype in LOW_PRECISION
+    for piece in _pieces([target, *(tensor for _, tensor in terms)]):
+        if wide:
+            parts = [w * t.to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
+            piece[0].copy_(torch.stack(parts).sum(0))
+            continue
+        torch.mul(piece[1], terms[0][0], out=piece[0])
+        for (weight, _), tensor in zip(terms[1:], piece[2:], strict=True):
+            piece[0].addcmul_(tensor, weight)
+
+
+def _pieces(tensors: list[Tensor]) -> Iterable[Sequence[Tensor]]:
+    """Aligned pieces that stay in the cache until the last loss has been added; the first tensor is written to."""
+    target = tensors[0]
+    size = CACHED * torch.get_num_threads()
+    # what cannot be cut without a copy stays whole: flattening would copy the target, and that would be written to
+    if (
+        target.numel() <= size
+        or target.is_complex()
+        or torch.compiler.is_compiling()  # which cuts by itself
+        or any(tensor.stride() != target.stride() for tensor in tensors)
+        or not is_dense(target)
+    ):
+        return (tensors,)
+    return zip(*(torch.split(t, size) for t in flatten(tensors)), strict=True)
 
 
 def directions_by_coordinate(

@@ -114,7 +114,7 @@ def test_launches_on_cuda_do_not_grow_with_the_number_of_tensors(m, holes, monke
 
 def test_large_tensors_are_multiplied_where_they_lie(monkeypatch):
     """As many products as there are pieces, whatever the tensors: what is copied first is small."""
-    monkeypatch.setitem(CUTS, "cpu", replace(CUTS["cuda"], piece=4000, small=1000))
+    monkeypatch.setitem(CUTS, "cpu", replace(CUTS["cuda"], piece=-(-4000 // torch.get_num_threads()), small=1000))
     rows = [[torch.randn(600), torch.randn(5), torch.randn(5000)] for _ in range(2)]
     with Launches() as operations:
         gram(rows)

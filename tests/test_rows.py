@@ -12,11 +12,11 @@ from gradweight import MultiObjectiveGradient, together
 from gradweight import gram as gram_module
 from gradweight import rows as rows_module
 from gradweight.gram import CUTS
-from gradweight.layout import CHUNK
-from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
+from gradweight.rows import CACHED, accumulate, combine, gram, in_place_targets, kept_targets
 from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
+PIECE = CACHED * torch.get_num_threads()
 LAYOUTS = ("contiguous", "transposed", "channels last", "expanded", "strided", "narrow")
 
 
@@ -91,14 +91,16 @@ def test_gram_is_the_matrix_of_inner_products(problem):
     assert torch.equal(found, found.T)
 
 
-@given(problems(), st.booleans())
-def test_combine_is_the_weighted_sum(problem, in_place):
+@given(problem=problems(), in_place=st.booleans(), piece=st.sampled_from([1, 5, PIECE]))
+def test_combine_is_the_weighted_sum(problem, in_place, piece):
     params, rows = problem
     weights = torch.randn(len(rows), dtype=gram(rows).dtype)
     vectors = np.stack([vector(row, params) for row in rows])
     expected, size = weights.double().numpy() @ vectors, np.abs(weights.double().numpy()) @ np.abs(vectors)
     out = in_place_targets(rows, params) if in_place else kept_targets(rows, params, {})
-    combine(rows, weights, out)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rows_module, "CACHED", piece)
+        combine(rows, weights, out)
     for p, target, *column in zip(params, out, *rows, strict=True):
         assert (target is None) == all(t is None for t in column)
         if target is not None:
@@ -127,9 +129,9 @@ def test_accumulate_adds_and_leaves_the_old_rows_alone(problem, other):
         assert all(t is None or torch.equal(t, k) for t, k in zip(row, kept, strict=True))
 
 
-@pytest.mark.parametrize("n", [1, CHUNK - 1, CHUNK, CHUNK + 1, 3 * CHUNK + 7])
+@pytest.mark.parametrize("n", [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_longer_than_a_chunk(n, dtype):
+def test_rows_longer_than_a_piece(n, dtype):
     """Norms that differ by 1e4. A float32 dot product of 2^18 entries is off by a few 1e-6: BLAS adds in float32."""
     a, b = torch.randn(n).to(dtype), (1e4 * torch.randn(n)).to(dtype)
     found = gram([[a], [b]])
@@ -216,7 +218,7 @@ def test_combining_together_is_the_weighted_sum(problem, in_place, part):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_module, "CALLED", set())
         patch.setattr(together, "PART", part)
-        test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place)
+        test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place, PIECE)
 
 
 def few_and_many(m, holes=False):
