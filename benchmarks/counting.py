@@ -27,6 +27,7 @@ PER_ELEMENT: dict[Any, int] = {
     aten.add_.Tensor: 1,
     aten.addcmul.default: 2,
     aten.addcmul_.default: 2,
+    aten.addr.out: 3,  # of two vectors, one of them a single 1
     aten.copy_.default: 0,
 }
 # a matrix product: 2 x rows x inner x columns, whatever of the result is needed

@@ -7,7 +7,7 @@ All of it reads the tensors where autograd left them; nothing here flattens or s
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
 import torch
@@ -15,8 +15,9 @@ from torch import Tensor
 
 from .gram import gram
 from .kernels import DEVICES, combine_by_kernel, taken
-from .layout import LOW_PRECISION, fits, flatten, is_dense
+from .layout import LOW_PRECISION, fits, is_dense
 from .ownership import private
+from .piecewise import Factor, combine_piecewise, factors_of
 from .together import CALLED, Column, add_together, combine_together
 
 __all__ = [
@@ -33,9 +34,6 @@ __all__ = [
 
 Row: TypeAlias = list[Tensor | None]
 
-CACHED = 2**17
-"""Elements of the direction that each thread writes before it goes on, so that they stay in its cache meanwhile."""
-
 
 def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) -> None:
     """Write ``sum_i weights[i] * rows[i]`` into ``out``, parameter by parameter: (m,) weights, nothing returned.
@@ -43,9 +41,9 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     ``out[p]`` may be one of the tensors of ``rows`` (that of the first loss that reaches p), for combining in
     place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
     """
-    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, tuple[Tensor, ...]]] = {}
+    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Factor]]] = {}
     key: tuple[torch.device, torch.dtype] | None = None
-    factors: tuple[Tensor, ...] = ()
+    factors: list[Factor] = []
     waiting: dict[tuple[torch.device, torch.dtype], list[Column]] = {}
     for target, *tensors in zip(out, *rows, strict=True):
         if target is None:
@@ -55,17 +53,17 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
             if key not in prepared:
                 wide = torch.float32 if target.dtype in LOW_PRECISION else target.dtype
                 there = weights.to(target.device, wide, non_blocking=True)
-                prepared[key] = there, there.unbind()
+                prepared[key] = there, factors_of(there)
             factors = prepared[key][1]
         if target.device.type not in CALLED or target.device.type in DEVICES:
             waiting.setdefault(key, []).append((target, tensors))
             continue
-        _combine_terms([(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None], target)
+        combine_piecewise(target, [(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None])
     for key, columns in waiting.items():
         _combine_waiting(columns, *prepared[key])
 
 
-def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[Tensor]) -> None:
+def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[Factor]) -> None:
     by_kernel: list[Column] = []
     others: list[Column] = []
     for target, tensors in columns:
@@ -74,35 +72,7 @@ def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[T
     if by_kernel:
         combine_by_kernel(by_kernel, weights)
     if others:
-        combine_together(others, factors)
-
-
-def _combine_terms(terms: list[tuple[Tensor, Tensor]], target: Tensor) -> None:
-    wide = target.dtype in LOW_PRECISION
-    for piece in _pieces([target, *(tensor for _, tensor in terms)]):
-        if wide:
-            parts = [w * t.to(w.dtype) for (w, _), t in zip(terms, piece[1:], strict=True)]
-            piece[0].copy_(torch.stack(parts).sum(0))
-            continue
-        torch.mul(piece[1], terms[0][0], out=piece[0])
-        for (weight, _), tensor in zip(terms[1:], piece[2:], strict=True):
-            piece[0].addcmul_(tensor, weight)
-
-
-def _pieces(tensors: list[Tensor]) -> Iterable[Sequence[Tensor]]:
-    """Aligned pieces that stay in the cache until the last loss has been added; the first tensor is written to."""
-    target = tensors[0]
-    size = CACHED * torch.get_num_threads()
-    # what cannot be cut without a copy stays whole: flattening would copy the target, and that would be written to
-    if (
-        target.numel() <= size
-        or target.is_complex()
-        or torch.compiler.is_compiling()  # which cuts by itself
-        or any(tensor.stride() != target.stride() for tensor in tensors)
-        or not is_dense(target)
-    ):
-        return (tensors,)
-    return zip(*(torch.split(t, size) for t in flatten(tensors)), strict=True)
+        combine_together(others, [weight for weight, _ in factors])
 
 
 def directions_by_coordinate(

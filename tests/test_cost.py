@@ -12,7 +12,7 @@ from gradweight.gram import CUTS, gram
 from gradweight.rows import combine
 from gradweight.rules import AngleBisector
 
-K = 3 * CUTS["cpu"].piece * torch.get_num_threads() + 1000  # several chunks and a rest, all of them large enough to be counted
+K = 3 * CUTS["cpu"].piece * torch.get_num_threads() + 1000  # several pieces and a rest, all large enough to be counted
 LARGE = 500
 
 

@@ -1,5 +1,7 @@
 """The arithmetic on rows, in every layout and precision, against flat float64 vectors in NumPy."""
 
+import itertools
+
 import numpy as np
 import pytest
 import torch
@@ -8,15 +10,15 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.counting import launches
-from gradweight import MultiObjectiveGradient, together
+from gradweight import MultiObjectiveGradient, piecewise, together
 from gradweight import gram as gram_module
 from gradweight import rows as rows_module
 from gradweight.gram import CUTS
-from gradweight.rows import CACHED, accumulate, combine, gram, in_place_targets, kept_targets
+from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
 from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-PIECE = CACHED * torch.get_num_threads()
+PIECE = piecewise.CACHED * torch.get_num_threads()
 LAYOUTS = ("contiguous", "transposed", "channels last", "expanded", "strided", "narrow")
 
 
@@ -47,7 +49,10 @@ def laid_out(values, layout):
 
 tensors = st.tuples(st.sampled_from(LAYOUTS), st.booleans())
 parameters = st.tuples(
-    st.sampled_from(DTYPES), st.sampled_from(LAYOUTS[:3]), st.tuples(*[st.integers(0, 3)] * 4), st.just(None)
+    st.sampled_from(DTYPES),
+    st.sampled_from(LAYOUTS[:3]),
+    st.tuples(st.integers(0, 3), *[st.integers(1, 3)] * 3),
+    st.just(None),
 )
 
 
@@ -91,16 +96,14 @@ def test_gram_is_the_matrix_of_inner_products(problem):
     assert torch.equal(found, found.T)
 
 
-@given(problem=problems(), in_place=st.booleans(), piece=st.sampled_from([1, 5, PIECE]))
-def test_combine_is_the_weighted_sum(problem, in_place, piece):
+@given(problems(), st.booleans())
+def test_combine_is_the_weighted_sum(problem, in_place):
     params, rows = problem
     weights = torch.randn(len(rows), dtype=gram(rows).dtype)
     vectors = np.stack([vector(row, params) for row in rows])
     expected, size = weights.double().numpy() @ vectors, np.abs(weights.double().numpy()) @ np.abs(vectors)
     out = in_place_targets(rows, params) if in_place else kept_targets(rows, params, {})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "CACHED", piece)
-        combine(rows, weights, out)
+    combine(rows, weights, out)
     for p, target, *column in zip(params, out, *rows, strict=True):
         assert (target is None) == all(t is None for t in column)
         if target is not None:
@@ -111,6 +114,25 @@ def test_combine_is_the_weighted_sum(problem, in_place, piece):
     rounding = max(2 * torch.finfo(p.dtype).eps for p in params)
     error = np.abs(vector(out, params) - expected)
     assert (error <= rounding * (np.abs(expected) + size) + 1e-6 * size * (rounding > 1e-10) + 1e-7).all()
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("layout", LAYOUTS[:3])
+@pytest.mark.parametrize("m", [1, 2, 3, 4])
+def test_combine_in_pieces_is_the_weighted_sum(dtype, layout, m, monkeypatch):
+    """Gradients in the order of their parameter, which can be cut without a copy, and one that is in another."""
+    parameter = laid_out(torch.randn(3, 4, 5, 2).to(dtype), layout)
+    weights = torch.linspace(-1, 2, m, dtype=torch.float64)
+    for piece, last, in_place in itertools.product((1, 7, 1000), ("contiguous", layout, "strided"), (False, True)):
+        monkeypatch.setattr(piecewise, "CACHED", piece)
+        layouts = [layout] * (m - 1) + [last if m > 1 else layout]
+        rows = [[laid_out(torch.randn(3, 4, 5, 2).to(dtype), some)] for some in layouts]
+        expected = weights.numpy() @ np.stack([flat(row[0]) for row in rows])
+        out = in_place_targets(rows, [parameter]) if in_place else kept_targets(rows, [parameter], {})
+        assert (out[0] is rows[0][0]) == in_place
+        combine(rows, weights, out)
+        # each product and each sum is rounded, numbers of a few units
+        np.testing.assert_allclose(flat(out[0]), expected, rtol=0, atol=4 * m * torch.finfo(dtype).eps)
 
 
 @given(problems(), problems())
@@ -218,7 +240,7 @@ def test_combining_together_is_the_weighted_sum(problem, in_place, part):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(rows_module, "CALLED", set())
         patch.setattr(together, "PART", part)
-        test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place, PIECE)
+        test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place)
 
 
 def few_and_many(m, holes=False):
