@@ -7,7 +7,6 @@ and weights), with ``torch.compile(fullgraph=True)`` and with the transforms of 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from itertools import accumulate
 from typing import Any, TypeAlias
 
 import torch
@@ -15,6 +14,7 @@ from torch import Tensor
 
 from .combination import Combination
 from .gradients import by_autograd, check_functions, check_losses
+from .layout import first_coordinates
 from .rows import gram
 from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights
 from .statistics import statistics
@@ -116,12 +116,13 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
 
         if by_coordinate:
             weights = torch.full_like(matrix[0], torch.nan)
-            sizes = accumulate((tensor.numel() for tensor in rows[0]), initial=0)
-            combined = [
-                rule.combine(torch.stack(tensors), **given, **declared.select({"offset": offset}))  # type: ignore[union-attr]
-                for offset, *tensors in zip(sizes, *rows, strict=False)
-            ]
-            combined = [torch.where(finite, tensor, torch.nan) for tensor in combined]
+            combined = []
+            for offset, *tensors in zip(first_coordinates(rows[0])[:-1], *rows, strict=True):
+                stacked, is_complex = torch.stack(tensors), tensors[0].is_complex()
+                own = given | declared.select({"offset": offset})
+                entry = rule.combine(torch.view_as_real(stacked) if is_complex else stacked, **own)  # type: ignore[union-attr]
+                entry = torch.where(finite, entry, torch.nan)
+                combined.append(torch.view_as_complex(entry) if is_complex else entry)
         else:
             if stateful:
                 weights, state = rule.update(matrix, rule.init(matrix) if state is None else state, **given)  # type: ignore[union-attr]

@@ -2,13 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 from torch.nn import Parameter
 
-__all__ = ["CHUNK", "LOW_PRECISION", "chunks", "fits", "flatten", "is_dense", "is_sharded"]
+__all__ = [
+    "CHUNK",
+    "LOW_PRECISION",
+    "chunks",
+    "coordinates",
+    "first_coordinates",
+    "fits",
+    "flatten",
+    "is_dense",
+    "is_sharded",
+    "real_numbers",
+]
 
 LOW_PRECISION = (torch.float16, torch.bfloat16)
 """What is widened to float32 before anything is summed."""
@@ -27,6 +39,21 @@ def chunks(tensors: Sequence[Tensor | None]) -> Iterator[list[Tensor | None]]:
     for start in range(0, max(one.numel(), 1), CHUNK):
         pieces = [None if t is None else t[start : start + CHUNK] for t in aligned]
         yield [None if t is None else t.to(torch.float32) for t in pieces] if widen else pieces
+
+
+def coordinates(tensor: Tensor) -> int:
+    """How many real numbers ``tensor`` is made of."""
+    return tensor.numel() * real_numbers(tensor)
+
+
+def first_coordinates(tensors: Iterable[Tensor]) -> list[int]:
+    """How many real numbers come before each tensor, and as the last entry how many there are in all."""
+    return list(accumulate(map(coordinates, tensors), initial=0))
+
+
+def real_numbers(tensor: Tensor) -> int:
+    """How many real numbers an entry of ``tensor`` is made of: 2 if it is complex, else 1."""
+    return 2 if tensor.is_complex() else 1
 
 
 def flatten(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

@@ -93,14 +93,12 @@ def directions_by_coordinate(
         ValueError: the rule, called ``name``, returned another shape than the parameter's.
     """
     directions: list[tuple[Tensor, Tensor]] = []
-    for index, (target, *tensors) in enumerate(zip(out, *rows, strict=True)):
+    for given, target, *tensors in zip(own, out, *rows, strict=True):
         if target is None or target.numel() == 0:
             continue
         stacked = torch.stack([torch.zeros_like(target) if t is None else t for t in tensors])
-        given = dict(own[index])
         if target.is_complex():  # two coordinates, as in the Gram matrix
             target, stacked = torch.view_as_real(target), torch.view_as_real(stacked)
-            given |= {"offset": 2 * given["offset"]} if "offset" in given else {}
         direction = rule(stacked, **given)
         if direction.shape != target.shape:
             raise ValueError(

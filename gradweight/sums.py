@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
 import torch
 from torch import Tensor, distributed
 
+from .layout import coordinates, first_coordinates
 from .rows import Row, gram
 from .statistics import Statistics, statistics
 
@@ -24,7 +24,8 @@ Part: TypeAlias = tuple[Sequence[Row], Sequence[int]]
 class Sums(Protocol):
     """How sums over all entries of a row are formed.
 
-    ``offsets`` says of each parameter how many coordinates come before those of it that are here.
+    ``offsets`` says of each parameter how many coordinates come before those of it that are here: real numbers, of
+    which a complex entry has two.
     """
 
     @property
@@ -54,7 +55,7 @@ class OfWholes:
     @property
     def offsets(self) -> Sequence[int]:
         """One parameter after the other."""
-        return list(accumulate((p.numel() for p in self.params), initial=0))
+        return first_coordinates(self.params)[:-1]
 
     def grams(self, parts: Sequence[Part]) -> list[Tensor]:
         """One `gram` each."""
@@ -107,7 +108,7 @@ class OfParts:
         total = torch.stack([one.sum_abs / n for n, one in found.items()]).sum(0)
         _largest_and_total(largest, total, self.group)
         reached = (i for position, i in enumerate(indices) if any(row[position] is not None for row in rows))
-        count = sum(self.params[i].numel() * (2 if self.params[i].is_complex() else 1) for i in reached)
+        count = sum(coordinates(self.params[i]) for i in reached)
         return Statistics(largest, total, count)
 
     def reaches(self, part: Part) -> Sequence[Tensor | None]:
@@ -145,7 +146,7 @@ class OfSamples:
     @property
     def offsets(self) -> Sequence[int]:
         """One tensor after the other, one process after the other."""
-        *starts, total = accumulate((t.numel() for t in self.features), initial=0)
+        *starts, total = first_coordinates(self.features)
         return [distributed.get_rank(self.group) * total + start for start in starts]
 
     def grams(self, parts: Sequence[Part]) -> list[Tensor]:

@@ -13,6 +13,7 @@ from benchmarks.counting import launches
 from gradweight import MultiObjectiveGradient, piecewise, together
 from gradweight import gram as gram_module
 from gradweight import rows as rows_module
+from gradweight.func import combined_grad
 from gradweight.gram import CUTS
 from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
 from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
@@ -306,3 +307,39 @@ def test_a_rule_by_coordinate_sees_a_complex_gradient_as_its_real_and_imaginary_
     for ours, theirs in zip(as_complex, as_real, strict=True):
         torch.testing.assert_close(ours, theirs)
         assert ours.abs().max() > 0
+
+
+class Spread:
+    """A coordinate rule that notes which coordinates it is told that it has."""
+
+    def __init__(self):
+        self.seen = []
+
+    def combine(self, rows, /, *, offset):
+        self.seen.append((offset, offset + rows[0].numel()))
+        return rows.sum(0)
+
+
+@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(DTYPES)), max_size=5))
+def test_every_parameter_has_coordinates_of_its_own(kinds):
+    """One range after the other, whichever of the parameters are complex; through functions too."""
+    params = {
+        str(i): nn.Parameter(torch.randn(n).to(dtype)) for i, (n, dtype) in enumerate([(1, torch.float32), *kinds])
+    }
+
+    def losses(params):
+        return {name: sum(p.abs().pow(k).float().sum() for p in params.values()) for name, k in (("a", 1), ("b", 2))}
+
+    real = [(p.numel() * (2 if p.is_complex() else 1)) for p in params.values()]
+    ends = list(itertools.accumulate(real))
+    expected = [(end - n, end) for n, end in zip(real, ends, strict=True)]
+
+    spread = Spread()
+    MultiObjectiveGradient(torch.optim.SGD(params.values(), 0.1), spread).backward(losses(params))
+    assert spread.seen == [(a, b) for a, b in expected if a < b]
+
+    spread = Spread()
+    direction, _ = combined_grad(losses, spread)({name: p.detach() for name, p in params.items()})
+    assert spread.seen == expected
+    for name, p in params.items():
+        torch.testing.assert_close(direction[name], p.grad if p.numel() else direction[name], rtol=1e-2, atol=1e-2)

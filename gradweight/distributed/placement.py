@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import Literal, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..layout import is_sharded
+from ..layout import first_coordinates, is_sharded, real_numbers
 from .buckets import Bucket, buckets_of
 from .sharding import first_coordinate, local, shards
 
@@ -52,13 +51,13 @@ def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int)
     shapes = [tuple(p.shape) for p in params]
     text = f"{len(params)} of shapes {shapes} with the checksum {_checksum([params[i] for i in plain])}"
     buckets = buckets_of(params, plain, size)
-    offsets = list(accumulate((p.numel() for p in params), initial=0))
+    offsets = first_coordinates(params)[:-1]
     for i in sharded:
         offsets[i] += first_coordinate(params[i])
     if reduce == "scatter":
         for bucket in buckets:
             for i, skipped in zip(bucket.indices, bucket.skipped(rank, size), strict=True):
-                offsets[i] += skipped
+                offsets[i] += skipped * real_numbers(params[i])
     return Placement(list(params), [local(p) for p in params], sharded, buckets, copies, offsets, text)
 
 

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
-from ..layout import is_sharded
+from ..layout import is_sharded, real_numbers
 
 __all__ = ["first_coordinate", "local", "mesh_group", "shards", "whole"]
 
@@ -54,12 +54,13 @@ def shards(tensor: Tensor) -> int:
 
 
 def first_coordinate(tensor: Tensor) -> int:
-    """How many elements of ``tensor`` come before the part that this process holds, if that is a stretch of it."""
+    """How many coordinates of ``tensor`` come before the part that this process holds, if that is a stretch of it."""
     from torch.distributed.tensor._utils import compute_local_shape_and_global_offset
 
     d = cast(Any, tensor)
     _, offset = compute_local_shape_and_global_offset(tensor.shape, d.device_mesh, d.placements)
-    return sum(start * math.prod(tensor.shape[axis + 1 :]) for axis, start in enumerate(offset))
+    elements = sum(start * math.prod(tensor.shape[axis + 1 :]) for axis, start in enumerate(offset))
+    return elements * real_numbers(tensor)
 
 
 def mesh_group(tensors: Sequence[Tensor]) -> ProcessGroup:

@@ -13,7 +13,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import AngleBisector, UPGrad
+from gradweight.rules import AngleBisector, GradDrop, UPGrad
 from gradweight.rules.claims import CLAIMS, Claims
 
 from .pool import Pool
@@ -66,6 +66,40 @@ def test_four_processes_in_single_precision(four: Pool, name: str, reduce: str, 
     for apart, same in four.run(steps, name, reduce, how, torch.float32):
         assert same
         assert apart < 2e-6
+
+
+class Waves(nn.Module):
+    """Parameters of which every other one is complex; the losses oppose each other in half of the coordinates."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        generator = torch.Generator().manual_seed(0)
+        kinds = (torch.complex128, torch.float64, torch.complex128, torch.float64)
+        self.waves = nn.ParameterList(
+            torch.randn(n, 2, dtype=kind, generator=generator) for n, kind in zip((3, 4, 2, 5), kinds, strict=True)
+        )
+
+    def losses(self, x: Tensor) -> dict[str, Tensor]:
+        real = torch.cat([(torch.view_as_real(p) if p.is_complex() else p).flatten() for p in self.waves])
+        along = torch.arange(len(real), dtype=torch.float64)
+        return {name: (real * (along * turn).cos()).sum() * x.mean() for name, turn in (("a", 1.0), ("b", 2.0))}
+
+
+def real_and_complex(reduce: str) -> float:
+    processes = distributed.get_world_size()
+    net, reference = Waves(), Waves()
+    opt, expected = together(net, GradDrop(), reduce=reduce), alone(reference, GradDrop())
+    for i in range(4):
+        for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
+            one.zero_grad()
+            one.backward(model.losses(mine(batch(i, processes))))
+            one.step()
+    return distance(net, reference)
+
+
+@pytest.mark.parametrize("reduce", ["all", "scatter"])
+def test_draws_of_real_and_complex_parameters_are_those_of_one_process(pair: Pool, reduce: str) -> None:
+    assert max(pair.run(real_and_complex, reduce)) < 1e-12  # another draw moves an entry by about 1e-3
 
 
 @pytest.mark.parametrize("reduce", ["all", "scatter"])

@@ -9,10 +9,14 @@ import torch
 from torch import distributed
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gradweight import MultiObjectiveGradient
+from gradweight.distributed.placement import placement_of
+from gradweight.layout import coordinates
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
+from gradweight.sums import OfSamples
 
 from .pool import Pool
 from .problems import Net, alone, base, batch, distance, losses_of, network, share, world
@@ -186,3 +190,21 @@ def test_what_sharded_parameters_do_not_support(pair: Pool) -> None:
         )
         assert autograd.endswith("got engine='autograd'")
         assert shared.startswith("shared= cannot walk back to sharded parameters")
+
+
+def parts_of_mixed() -> list[list[tuple[int, int]]]:
+    """The coordinates of each parameter, and of each activation, that lie on this process."""
+    rank, mesh = distributed.get_rank(), init_device_mesh("cpu", (2,))
+    kinds = ((torch.complex128, [Shard(0)]), (torch.float64, [Shard(0)]), (torch.complex128, [Replicate()]))
+    params = [distribute_tensor(torch.zeros(4, 3, dtype=dtype), mesh, where) for dtype, where in kinds]
+    starts = placement_of(params, "all", rank, 2).offsets
+    ranges = [(a, a + coordinates(p.to_local())) for a, p in zip(starts, params, strict=True)]
+    samples = [torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(5)]
+    found = OfSamples(world(), samples).offsets
+    return [ranges, [(a, a + coordinates(t)) for a, t in zip(found, samples, strict=True)]]
+
+
+def test_a_complex_entry_has_two_coordinates(pair: Pool) -> None:
+    first, second = pair.run(parts_of_mixed)
+    assert first == [[(0, 12), (24, 30), (36, 60)], [(0, 12), (12, 17)]]
+    assert second == [[(12, 24), (30, 36), (36, 60)], [(17, 29), (29, 34)]]
