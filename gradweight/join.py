@@ -47,6 +47,8 @@ def join(joined: Joined) -> tuple[Tensor, weakref.ref[Joined]]:
     # an input that requires a gradient is what makes autograd call the backward at all
     anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
     scalar: Tensor = _Join.apply(anchor, value, joined)  # type: ignore[no-untyped-call]
+    # a hook of the scalar is called even where backward(inputs=...) leaves out all that lies behind it
+    scalar.register_hook(lambda _: _at_the_end(lambda: _check_reached(joined)))  # type: ignore[no-untyped-call]
     return scalar, weakref.ref(joined)
 
 
@@ -75,8 +77,21 @@ class _Join(torch.autograd.Function):
         with torch.no_grad():
             joined.on_backward(losses, cotangents[0].detach())
         laid = _versions(joined.grads())
-        torch.autograd.Variable._execution_engine.queue_callback(lambda: _check_alone(laid, joined.grads()))
+        _at_the_end(lambda: _check_alone(laid, joined.grads()))
         return None, None, None
+
+
+def _at_the_end(check: Callable[[], None]) -> None:
+    """Call ``check`` when the backward that is under way has done all else."""
+    torch.autograd.Variable._execution_engine.queue_callback(check)
+
+
+def _check_reached(joined: Joined) -> None:
+    if not joined.done:
+        raise RuntimeError(
+            "the scalar that join() returned was differentiated with inputs=, which keeps autograd from its losses: "
+            "call backward() without inputs; the gradients are those of the optimizer's parameters that require one"
+        )
 
 
 def _versions(grads: list[Tensor | None]) -> list[tuple[int, int] | None]:

@@ -217,7 +217,8 @@ class MultiObjectiveGradient(Optimizer):
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
             RuntimeError: the scalar of an earlier `join` is still waiting for its backward, without a `zero_grad` in
-                between; in the backward, that the scalar was added to another loss, whose gradients would get lost.
+                between; in the backward, that the scalar was added to another loss, whose gradients would get lost, or
+                that it was given ``inputs=``, which keep autograd from the losses.
 
         Example:
             >>> from gradweight.rules import AngleBisector
@@ -239,8 +240,8 @@ class MultiObjectiveGradient(Optimizer):
         values = {} if mine == {} and losses else check_losses(mine, with_graph=torch.is_grad_enabled())
         if not torch.is_grad_enabled():
             return total(values, params[0])
-        waiting = None if self._step.joined is None else self._step.joined()
-        if waiting is not None and not waiting.done:
+        waiting = self._step.waiting_join()
+        if waiting is not None:
             raise RuntimeError(
                 f"join() was called for {list(losses)} while the scalar that it returned for {list(waiting.losses)} "
                 "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
@@ -279,13 +280,20 @@ class MultiObjectiveGradient(Optimizer):
             closure: re-evaluates the model, calling `zero_grad` and `backward` itself, and returns a loss to report.
 
         Raises:
-            RuntimeError: the scaler that `backward` was given has unscaled the base as well.
+            RuntimeError: the scalar of a `join` still waits for its backward, without a `zero_grad` in between; the
+                scaler that `backward` was given has unscaled the base as well.
         """
         scaler = None if self._step.scaler is None else self._step.scaler()
         if self._step.waiting is not None:
             raise RuntimeError(
                 "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
                 "processes: leave no_sync() for the last micro-batch of each step"
+            )
+        waiting = self._step.waiting_join() if closure is None else None  # a closure may be what leaves it out
+        if waiting is not None:
+            raise RuntimeError(
+                f"step() came while the scalar that join() returned for {list(waiting.losses)} still waits for its "
+                "backward: call backward() on it, without inputs=, or zero_grad() if that step is to be left out"
             )
         if id(self.base) in getattr(scaler, "_per_optimizer_states", ()):
             raise RuntimeError(

@@ -70,6 +70,11 @@ class Step:
         self.versions = []
         self.stepped = False
 
+    def waiting_join(self) -> Joined | None:
+        """What `join` was given last, if somebody holds its scalar and nobody has gone backward from it."""
+        joined = None if self.joined is None else self.joined()
+        return None if joined is None or joined.done else joined
+
     def clear_if_zeroed(self) -> None:
         """Notice that ``model.zero_grad()`` has cleared the gradients behind our back.
 

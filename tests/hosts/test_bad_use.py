@@ -129,6 +129,61 @@ def test_a_term_that_is_added_to_the_joined_scalar_is_not_lost_in_silence(order:
         two_micro_batches()
 
 
+@pytest.mark.parametrize(
+    "differentiate",
+    [
+        lambda loss, params: loss.backward(inputs=params),
+        lambda loss, params: torch.autograd.backward(loss, inputs=params),
+        lambda loss, params: torch.autograd.grad(loss, params, allow_unused=True),
+    ],
+    ids=["method", "function", "grad"],
+)
+@pytest.mark.parametrize("zeroed", [False, True])
+def test_a_backward_with_inputs_is_not_a_backward_of_nothing(differentiate: Any, zeroed: bool) -> None:
+    net = network()
+    opt = wrapped(net)
+    loss = opt.join(losses(net, *BATCH))
+    if zeroed:
+        opt.zero_grad()
+    with pytest.raises(RuntimeError, match=r"call backward\(\) without inputs"):
+        differentiate(loss, list(net.parameters()))
+    assert all(p.grad is None for p in net.parameters())
+    loss.backward()  # is none the worse for it
+    assert all(p.grad is not None for p in net.parameters())
+    opt.step()
+
+
+def test_a_step_before_the_backward_of_a_joined_scalar() -> None:
+    """As after a backward of a multiple of it that was given inputs, which nothing of ours takes part in."""
+    net = network()
+    opt = wrapped(net)
+    before = [p.detach().clone() for p in net.parameters()]
+    loss = opt.join(losses(net, *BATCH)) / 2
+    loss.backward(inputs=list(net.parameters()))
+    with pytest.raises(RuntimeError, match=r"step\(\) came while .*'fit', 'size'.* still waits for its backward"):
+        opt.step()
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+    opt.zero_grad()  # leaves it out
+    opt.step()
+    opt.join(losses(net, *BATCH)).backward()
+    opt.step()
+    assert not any(torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True))
+
+
+def test_a_closure_may_leave_out_what_waits() -> None:
+    net = network()
+    opt = wrapped(net)
+    left_out = opt.join(losses(net, *BATCH))
+
+    def closure() -> Tensor:
+        opt.zero_grad()
+        loss = opt.join(losses(net, *BATCH))
+        loss.backward()
+        return loss
+
+    assert opt.step(closure) == left_out
+
+
 def test_unscale_on_the_base_and_step_on_the_wrapper() -> None:
     net = network()
     opt = wrapped(net)
