@@ -6,8 +6,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
+from gradweight import MultiObjectiveGradient
 from gradweight.accumulation import Accumulated
 from gradweight.combiner import Combiner
 from gradweight.gradients import Gradients
@@ -51,3 +53,26 @@ def test_an_operand_on_the_other_device_is_noticed():
         elsewhere = torch.ones(2, device="meta")
         with pytest.raises(RuntimeError, match=r"two.* devices"):
             combined(lambda gram: gram[0] * elsewhere, 2, ("cpu", "meta"))
+
+
+@every_rule
+@pytest.mark.parametrize("how", ["backward", "join"])
+def test_a_dry_run_on_the_meta_device(claims, how):
+    """Whole steps of two micro-batches each without a number: shapes, dtypes and devices are those of a real run."""
+    low, high = claims.losses
+    names = NAMES[: min(max(low, 2), high)]
+    net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to("meta")
+    opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters(), 1e-3), claims.rule)
+    for _ in range(2):
+        opt.zero_grad()
+        for _ in range(2):
+            y = net(torch.empty(5, 3, device="meta"))
+            losses = {name: (i + y[:, 0]).square().mean() for i, name in enumerate(names)}
+            if how == "join":
+                opt.join(losses, **claims.signals).backward()
+            else:
+                opt.backward(losses, **claims.signals)
+        opt.step()
+    assert all(p.grad.is_meta and p.grad.shape == p.shape and p.grad.dtype == p.dtype for p in net.parameters())
+    assert opt.last.weights.is_meta
+    assert opt.last.weights.shape == (len(names),)
