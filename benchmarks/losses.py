@@ -9,7 +9,8 @@ Two problems on one perceptron, each as a ratio to the step on the summed loss, 
   gradients of single losses cost. ``shared=`` walks the trunk once, with weights from the gradients at its output.
 - **disjoint graphs**: m batches, each with a forward of its own. The plain step grows with m as well.
 
-Results are written after every m to ``benchmarks/results/losses/``.
+Results are written after every m to ``benchmarks/results/losses/``. A peer that cannot run a problem is named with its
+error and left out.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ from benchmarks.cells import Batch, Call, Cell
 from benchmarks.models import mlp
 from benchmarks.record import device_arguments, machine_record
 from benchmarks.timing import interleaved, quartiles_of_ratios
-from benchmarks.variants import PLAIN, Problem, ours, plain, torchjd
+from benchmarks.variants import PLAIN, Problem, ours, plain, started, torchjd
 from gradweight.rules import AngleBisector, Sum
 
 RESULTS = Path(__file__).parent / "results" / "losses"
@@ -107,14 +108,16 @@ def variants(problem: str) -> dict[str, Callable[[Problem], Callable[[], None]]]
 def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
     cell = PROBLEMS[problem](m)
     ready = Problem.of(cell, device)
-    ways = {name: make(ready) for name, make in variants(problem).items() if m > 1 or "batched" not in name}
-    times = interleaved(ways, rounds=rounds, seconds=seconds, device=device, title=cell.title)
+    ways = {name: make for name, make in variants(problem).items() if m > 1 or "batched" not in name}
+    steps, failed = started(ways, ready)
+    times = interleaved(steps, rounds=rounds, seconds=seconds, device=device, title=cell.title)
     return {
         "problem": problem,
         "m": m,
         "rounds": len(times[PLAIN]),
         "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
         "ratio_quartiles": quartiles_of_ratios(times, PLAIN),
+        "failed": failed,
     }
 
 
@@ -182,6 +185,8 @@ def main() -> None:
                 f"{STYLES[n][1]} {q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != PLAIN
             )
             print(f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}")
+            for name, error in result["failed"].items():
+                print(f"  {name} not run: {error}")
             record = {"machine": machine_record(), "device": arguments.device.type, "results": results}
             (arguments.out / "losses.json").write_text(json.dumps(record, indent=2) + "\n")
     draw(results, arguments.out / "losses.png")

@@ -18,7 +18,6 @@ import argparse
 import statistics
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -32,7 +31,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.cells import CELLS, cells_to_run
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 from benchmarks.timing import interleaved, quartiles_of_ratios
-from benchmarks.variants import PLAIN, Problem, variants
+from benchmarks.variants import PLAIN, Problem, started, variants
 
 RESULTS = Path(__file__).parent / "results" / "step"
 
@@ -41,20 +40,7 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
     """Times of every variant, in turn, and their ratios to the plain step of the same round."""
     cell = CELLS[name]
     problem = Problem.of(cell, device)
-    steps: dict[str, Callable[[], None]] = {}
-    failed: dict[str, str] = {}
-    ways = variants(cell, compiled=compiled, on_gpu=device.type == "cuda", parts=parts)
-    for variant, make in ways.items():
-        try:
-            step = make(problem)
-            step()  # compiles what is compiled
-            steps[variant] = step
-        except Exception as error:
-            if variant.startswith("gradweight") and not any(x in variant for x in ("compiled", "captured", "Triton")):
-                raise
-            # what a peer, or the compiler on this machine, cannot do is a result, too
-            failed[variant] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
-            problem.base.zero_grad()
+    steps, failed = started(variants(cell, compiled=compiled, on_gpu=device.type == "cuda", parts=parts), problem)
     times = interleaved(steps, rounds=rounds, seconds=seconds, warmups=1, device=device, title=cell.title)
     return {
         "cell": name,

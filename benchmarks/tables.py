@@ -107,7 +107,8 @@ def losses(record: dict[str, Any]) -> str:
 
         def values(result: dict[str, Any]) -> dict[str, str]:
             shown = {"summed loss": f"{result['plain_ms']:.3g} ms"}
-            return shown | {n: f"{q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != "summed loss"}
+            shown |= {n: f"{q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != "summed loss"}
+            return shown | dict.fromkeys(result.get("failed", ()), "not run")
 
         tables.append(_by_cell(results, values, problem))
     return "\n\n".join([*tables, _sources([record["machine"]])])

@@ -6,7 +6,7 @@ rest. Every step ends with the gradients forgotten, so that each pays for what i
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
@@ -21,9 +21,10 @@ from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, Sum, UPGrad
 
-__all__ = ["PLAIN", "Problem", "variants"]
+__all__ = ["PLAIN", "Problem", "started", "variants"]
 
 PLAIN = "summed loss"
+OURS = (PLAIN, "gradweight")
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,28 @@ class Problem:
     def losses(self) -> dict[str, Tensor]:
         """The forward pass, as named losses."""
         return self.cell.losses(self.outputs())
+
+
+def started(
+    ways: Mapping[str, Callable[[Problem], Callable[[], None]]], problem: Problem
+) -> tuple[dict[str, Callable[[], None]], dict[str, str]]:
+    """The steps that have been taken once, which compiles what is compiled, and the errors of those that cannot be.
+
+    What a peer, or the compiler on this machine, cannot do is a result, too.
+    """
+    steps: dict[str, Callable[[], None]] = {}
+    failed: dict[str, str] = {}
+    for name, make in ways.items():
+        try:
+            step = make(problem)
+            step()
+            steps[name] = step
+        except Exception as error:
+            if name.startswith(OURS) and not any(part in name for part in ("compiled", "captured", "Triton")):
+                raise
+            failed[name] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+            problem.base.zero_grad()
+    return steps, failed
 
 
 def plain(problem: Problem) -> Callable[[], None]:

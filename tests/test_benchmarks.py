@@ -17,7 +17,7 @@ import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import ring, tables
+from benchmarks import losses, ring, tables, variants
 from benchmarks.counting import Counting, count
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
@@ -116,6 +116,22 @@ def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(r["problem"], r["m"]) for r in results] == [
         (problem, m) for problem in ("shared trunk", "disjoint graphs") for m in (1, 2)
     ]
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def not_for_this(problem: variants.Problem) -> None:
+        raise RuntimeError("no rule for\n  heads")
+
+    found = losses.variants
+    monkeypatch.setattr(losses, "variants", lambda problem: {**found(problem), "a peer": not_for_this})
+    for result in run_here(monkeypatch, "losses", tmp_path, "--ms", "2", "--rounds", "2")["results"]:
+        assert result["failed"]["a peer"] == "RuntimeError: no rule for heads"
+        assert "a peer" not in result["ratio_quartiles"]
+        assert "gradweight AngleBisector" in result["ratio_quartiles"]
+    monkeypatch.setattr(losses, "variants", lambda problem: {**found(problem), "gradweight": not_for_this})
+    with pytest.raises(RuntimeError, match="no rule for"):
+        run_here(monkeypatch, "losses", tmp_path, "--ms", "2", "--rounds", "2")
 
 
 @pytest.mark.filterwarnings("ignore")
