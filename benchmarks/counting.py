@@ -29,7 +29,15 @@ PER_ELEMENT: dict[Any, int] = {
     aten.addcmul_.default: 2,
     aten.addr.out: 3,  # of two vectors, one of them a single 1
     aten.copy_.default: 0,
+    aten._to_copy.default: 0,
+    aten.cat.default: 0,
+    aten._foreach_copy_.default: 0,
+    aten._foreach_mul.Tensor: 1,
+    aten._foreach_mul_.Tensor: 1,
+    aten._foreach_add_.List: 1,
 }
+# what lies in their first argument is not read
+OVERWRITE = (aten.copy_.default, aten._foreach_copy_.default)
 # a matrix product: 2 x rows x inner x columns, whatever of the result is needed
 PRODUCTS = (aten.mm.default, aten.mv.default, aten.addmv.default, aten.addmm.default)
 
@@ -74,7 +82,10 @@ class Counting(TorchDispatchMode):
     ) -> Any:
         result = function(*args, **(kwargs or {}))
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        outputs = [leaf for leaf in tree_leaves(result) if isinstance(leaf, Tensor)]
+        on_lists = str(function).startswith("aten._foreach")
+        # in place on a list: nothing is returned
+        written = args[0] if on_lists and function._schema.is_mutable else result
+        outputs = [leaf for leaf in tree_leaves(written) if isinstance(leaf, Tensor)]
         known = {tensor.untyped_storage()._cdata for tensor in inputs}
         for tensor in outputs:
             storage = tensor.untyped_storage()
@@ -86,7 +97,9 @@ class Counting(TorchDispatchMode):
         large = [tensor for tensor in (*inputs, *outputs) if tensor.numel() >= self.size]
         if large:
             self._element_size = large[0].element_size()
-            self._count_operations(function, inputs, max(tensor.numel() for tensor in large))
+            sizes = [tensor.numel() for tensor in large]
+            elements = sum(t.numel() for t in args[0] if t.numel() >= self.size) if on_lists else max(sizes)
+            self._count_operations(function, inputs, elements)
             self._count_traffic(function, args, kwargs or {}, outputs)
         return result
 
@@ -104,12 +117,14 @@ class Counting(TorchDispatchMode):
     ) -> None:
         if str(function).startswith("aten.empty"):  # allocates, touches nothing
             return
-        written = {id(tensor) for tensor in outputs}
-        overwritten = kwargs.get("out"), args[0] if function is aten.copy_.default else None
+        written = {id(tensor): tensor for tensor in outputs}
+        overwritten = {
+            id(target) for target in tree_leaves((kwargs.get("out"), args[:1] if function in OVERWRITE else ()))
+        }
         for tensor in tree_leaves((args, kwargs)):
-            if isinstance(tensor, Tensor) and not any(tensor is target for target in overwritten):
-                self._touch(tensor, write=id(tensor) in written)
-        for tensor in outputs:
+            if isinstance(tensor, Tensor) and id(tensor) not in overwritten:
+                self._touch(tensor, write=written.pop(id(tensor), None) is not None)
+        for tensor in written.values():
             self._touch(tensor, write=True, fetch=False)
 
     def _touch(self, tensor: Tensor, *, write: bool, fetch: bool = True) -> None:

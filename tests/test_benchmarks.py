@@ -17,12 +17,14 @@ import pytest
 import torch
 
 from benchmarks import __main__ as everything
-from benchmarks import losses, ring, tables, variants
+from benchmarks import losses, overhead, ring, tables, variants
 from benchmarks.counting import Counting, count
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
 from benchmarks.peak import peak_bytes
 from benchmarks.timing import interleaved
+from gradweight import gram, rows
+from gradweight.gram import CUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -166,6 +168,29 @@ def test_the_combination_moves_each_gradient_twice_and_the_direction_once(m: int
     assert not counted.unknown
 
 
+@pytest.mark.parametrize("tensors", [1, 40])
+@pytest.mark.parametrize("m", [2, 4, 8])
+def test_the_combination_of_a_gpu_is_counted_too(m: int, tensors: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Operations on lists of tensors: as many per element as on the CPU, and more traffic, since nothing is cached."""
+    k = 2_000_000
+    monkeypatch.setattr(rows, "CALLED", set())
+    monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
+    monkeypatch.setattr(gram, "readable", lambda tensor: False)
+    monkeypatch.setattr(overhead, "AngleBisector", lambda: lambda gram: gram[0])  # nothing of size k either way
+    products = m * (m + 1) if m <= 6 else 2 * m * m  # pair by pair, or as a product of matrices
+    run = combination(k, m, tensors, torch.device("cpu"))
+    with Counting(500, cache=2**16) as counted:
+        run()
+    assert not counted.unknown
+    assert counted.operations == (products + 2 * m - 1) * k
+    if m <= 6:  # beyond, elements of two sizes move
+        gradients = [[torch.randn(n) for n in overhead.pieces(k, tensors)] for _ in range(m)]
+        with Counting(500, cache=2**16) as of_gram:
+            gram.gram(gradients)
+        # the first is copied and multiplied in place, then a term and its sum for each other one
+        assert counted.moved == pytest.approx(of_gram.moved + (2 + 2 + 5 * (m - 1)) * k, rel=0.02)
+
+
 def test_traffic_is_what_a_cache_has_to_fetch_and_write_back() -> None:
     n = 2**16
     a, b = torch.randn(n), torch.randn(n)
@@ -183,7 +208,8 @@ def test_traffic_is_what_a_cache_has_to_fetch_and_write_back() -> None:
     assert moved(twice, inside) == pytest.approx(2, abs=0.2)  # blocks at the ends
     assert moved(twice, outside) == pytest.approx(4, abs=0.4)
     assert moved(lambda: a.copy_(b), inside) == pytest.approx(2, abs=0.2)
-    assert moved(lambda: a.add_(b), inside) == pytest.approx(3, abs=0.3)
+    for cache in (inside, outside):
+        assert moved(lambda: a.add_(b), cache) == pytest.approx(3, abs=0.3)
 
 
 @pytest.mark.parametrize("network", [SNGANDiscriminator, BigGANDiscriminator])
