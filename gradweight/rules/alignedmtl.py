@@ -21,8 +21,9 @@ class AlignedMTL:
     Follows no loss's scale: the length of the direction is that of the weakest principal component, which a single
     small gradient, or two nearly parallel ones, make small. A gradient and its exact opposite get weight 0, as their
     mean component is; nothing is said about conflicts in general when r < m. Eigenvalues within rounding errors of 0
-    count as 0: entry by entry ``4 m eps |g_i| |g_j|``, so that a gradient is not lost for being small. A loss whose
-    gradient is exactly zero is left out.
+    count as 0: entry by entry ``4 m eps |g_i| |g_j|``, so that a gradient is not lost for being small. Where the mean
+    gradient has no component that stands out of rounding errors, as where the gradients add up to 0, all weights are 0.
+    A loss whose gradient is exactly zero is left out.
 
     Example:
         >>> import numpy as np
@@ -48,9 +49,15 @@ class AlignedMTL:
         active = xp.astype(inverse_norms(gram) > 0, gram.dtype)
         largest = xp.max(squared)
         scaled = gram / xp.where(largest > 0, largest, 1)
+        norms = xp.sqrt(xp.linalg.diagonal(scaled))
         eigenvalues, vectors = eigh(scaled)
-        kept = resolved_eigenvalues(eigenvalues, vectors, xp.sqrt(xp.linalg.diagonal(scaled)))
+        kept = resolved_eigenvalues(eigenvalues, vectors, norms)
         smallest = xp.min(xp.where(kept, eigenvalues, xp.inf))
         balance = xp.where(kept, xp.sqrt(xp.where(kept, smallest, 1) / xp.where(kept, eigenvalues, 1)), 0)
         mean = active / xp.clip(xp.sum(active), 1, None)
-        return xp.sum(vectors * (balance * xp.sum(vectors * mean[:, None], axis=0)), axis=-1) * active
+        components = xp.sum(vectors * mean[:, None], axis=0)
+        # lambda_k times component k is the inner product of principal gradient k with the mean gradient
+        reach = xp.sum(xp.abs(vectors) * norms[:, None], axis=0) * xp.sum(mean * norms)
+        rounding = 4 * gram.shape[-1] * xp.finfo(gram.dtype).eps * reach
+        some = xp.any(kept & (eigenvalues * xp.abs(components) > rounding))
+        return xp.where(some, xp.sum(vectors * (balance * components), axis=-1) * active, 0)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
 from ._eigen import eigh, resolved_eigenvalues
-from ._linalg import _matvec, correlations, inverse_norms, opposed
+from ._linalg import _matvec, correlations, inverse_norms, opposed, rounding_of
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,8 @@ class ConFIG:
     ``w_i = (|g_1| + |g_2|) / (2 |g_i|)``, the angle bisector, of length ``(|g_1| + |g_2|) cos(angle/2)``.
 
     Exactly opposed gradients: the direction is 0 for two losses; among more, their part of v is 0 and the others
-    decide. Where nothing is left of v but rounding errors all weights are 0. A loss whose gradient is exactly zero is
-    left out.
+    decide. Where nothing is left of v, or of the gradients' sum along it, but rounding errors all weights are 0. A loss
+    whose gradient is exactly zero is left out.
 
     Example:
         >>> import numpy as np
@@ -60,5 +60,8 @@ class ConFIG:
         # the sums of eigenvectors that cancel leave rounding errors, of which a long step would be made
         rounding = (16 * gram.shape[-1] * xp.finfo(gram.dtype).eps) ** 2 * xp.sum(inverse)
         some = squared > rounding
-        length = xp.where(some, xp.sum(norm * alignment) / xp.where(some, squared, 1), 0)
+        along = xp.sum(norm * alignment)
+        # gradients that add up to nothing leave rounding errors too, and a length of either sign
+        some = some & (xp.abs(along) > rounding_of(cosine, y) * xp.sum(norm))
+        length = xp.where(some, along / xp.where(some, squared, 1), 0)
         return y * inverse_norm * length

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._linalg import _identity, _like, _matvec, correlations, inverse_norms
+from ._linalg import _identity, _like, _matvec, correlations, inverse_norms, stands_out
 from ._loops import compiled_once
 from ._random import permutations
 from ._shares import check_range
@@ -21,7 +21,9 @@ class GradVac:
     ``g_i' <- g_i' + |g_i'| (phi^ sqrt(1 - phi^2) - phi sqrt(1 - phi^^2)) / (|g_j| sqrt(1 - phi^^2)) g_j``,
 
     after which their cosine is ``phi^``; and ``phi^ <- (1 - beta) phi^ + beta phi``. The direction is
-    ``sum_i g_i'``. With targets 0, which is where they start, this is PCGrad. (m, m) -> (m,), each weight at least 1.
+    ``sum_i g_i'``. With targets 0, which is where they start, this is PCGrad. (m, m) -> (m,), each
+    weight at least 1 if all count. A g_i' of which only rounding errors are left counts as 0, so that nothing is left
+    of two opposed gradients.
 
     A loss whose gradient is exactly zero is left out, and its targets stay as they were. A target is used up to the
     cosine 1 - 1e-6 only: at 1 the formula divides by zero.
@@ -73,6 +75,8 @@ class GradVac:
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
             vaccinated, targets = _vaccine(other, vaccinated, targets, cosine, self.beta)
+        # what rounding leaves of a gradient has any direction
+        vaccinated = xp.where(stands_out(cosine, vaccinated, vaccinated)[:, None], vaccinated, 0)
         length = xp.where(active > 0, 1 / xp.where(active > 0, inverse_norm, 1), 0)
         return xp.sum(length[:, None] * vaccinated, axis=0) * inverse_norm, {"targets": targets}
 

@@ -22,7 +22,8 @@ class IMTLG:
     `AngleBisector` and `ConFIG` have the same direction without the turn. Where the weights add up to 0 (within
     rounding errors) no multiple of them adds up to 1; they are then all 0.
 
-    Opposed gradients: all weights are 0. A loss whose gradient is exactly zero is left out.
+    Opposed gradients, and others to which no direction makes equal acute angles: all weights are 0. A loss whose
+    gradient is exactly zero is left out.
 
     Example:
         >>> import numpy as np
