@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
+import torch
 from torch import Tensor
 
 from .alpha import Alpha
@@ -24,7 +27,7 @@ class Relativistic:
     or saturating, minus the discriminator's. Paired, sample i of one batch with sample i of the other, the loss is
     ``L = E l(1, r - f)``, and ``E l(1, f - r)`` for the generator. It is one expectation, not a sum over two: it is
     split by whose logits are differentiated, ``real`` by r and ``fake`` by f. Each term has the value of L, and the
-    gradients add up to that of L.
+    gradients add up to that of L, and so do their derivatives by both, which `advas_penalty` takes.
 
     On average, both terms depend on both kinds of logits: the generator's ``"real"`` reaches it through ``mean f``.
 
@@ -89,7 +92,33 @@ class Relativistic:
 
     def _paired(self, r: Tensor, f: Tensor) -> dict[str, Tensor]:
         _check_pairs(r, f)
-        return {"real": self.base.on_real(r - f.detach()).mean(), "fake": self.base.on_real(r.detach() - f).mean()}
+        real = _ByFirst.apply(r, f, lambda r, f: self.base.on_real(r - f))  # type: ignore[no-untyped-call]
+        fake = _ByFirst.apply(f, r, lambda f, r: self.base.on_real(r - f))  # type: ignore[no-untyped-call]
+        return {"real": real.mean(), "fake": fake.mean()}
+
+
+class _ByFirst(torch.autograd.Function):
+    """An elementwise loss of two, differentiated by the first; that derivative is a function of both.
+
+    Detaching the second would do for a step, but its derivative would be missing in AdvAs, which differentiates again.
+    """
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(first: Tensor, second: Tensor, loss: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        return loss(first, second)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        first, second, ctx.loss = inputs
+        ctx.save_for_backward(first, second)
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, None, None]:
+        first, second = ctx.saved_tensors
+        pull_back: Callable[[Tensor], tuple[Tensor]] = torch.func.vjp(lambda x: ctx.loss(x, second), first)[1]
+        return pull_back(cotangent)[0], None, None
 
 
 def _check_pairs(r: Tensor, f: Tensor) -> None:

@@ -22,7 +22,18 @@ from .adversary import CHANNELS, LENGTH, RIGHT, WRONG, adversary, penalised, rat
 
 
 @pytest.mark.parametrize("norm", WRONG + RIGHT, ids=str)
-@pytest.mark.parametrize("loss", [Wasserstein(), Vanilla(), Alpha(0.5, 1.0), Relativistic(), Hinge(truncated=False)])
+@pytest.mark.parametrize(
+    "loss",
+    [
+        Wasserstein(),
+        Vanilla(),
+        Alpha(0.5, 1.0),
+        Relativistic(),
+        Relativistic(average=False),
+        Hinge(truncated=False),
+    ],
+    ids=str,
+)
 def test_second_derivatives(norm, loss):
     net, real, fake = adversary(norm), samples(), samples()
     adversary_loss = penalised(net, real, loss)

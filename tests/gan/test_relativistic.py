@@ -68,6 +68,24 @@ def test_pairs(pairs, base):
     assert saturating.item() == pytest.approx(-whole.item(), rel=1e-12, abs=1e-12)
 
 
+@pytest.mark.parametrize("base", BASES, ids=str)
+def test_derivatives_of_the_terms_of_pairs_add_up_to_those_of_the_loss(base):
+    """Of every order and by both, which a penalty on the discriminator's gradient takes; one by one or under vmap."""
+    loss = Relativistic(base, average=False)
+    r, f = torch.linspace(-2, 3, 8).double().view(2, 4), torch.linspace(1, -1, 8).double().view(2, 4)
+
+    def hessian(function, r, f):
+        return torch.func.jacrev(torch.func.jacrev(function, argnums=(0, 1)), argnums=(0, 1))(r, f)
+
+    def total(r, f):
+        return sum(loss.discriminator(r, f).values())
+
+    found = torch.vmap(lambda r, f: hessian(total, r, f))(r, f)
+    expected = torch.vmap(lambda r, f: hessian(lambda r, f: base.on_real(r - f).mean(), r, f))(r, f)
+    for a, b in zip((t for row in found for t in row), (t for row in expected for t in row), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-12, atol=1e-14)
+
+
 @given(values, values, st.floats(-50, 50), st.booleans())
 def test_a_shift_of_all_logits_changes_nothing(real, fake, shift, average):
     n = min(len(real), len(fake))
