@@ -14,7 +14,7 @@ def alpha_loss(logits: Tensor, alpha: float) -> Tensor:
     """The alpha-loss of calling a sample real, from its logit.
 
     With ``D = sigmoid(s)`` and ``b = 1 - 1/alpha``: ``l(1, s) = (1 - D^b) / b = -expm1(b log D) / b``, elementwise; the
-    loss of calling it fake is ``l(0, s) = l(1, -s)``. In [0, 1/b] for alpha > 1, [0, inf) else.
+    loss of calling it fake is ``l(0, s) = l(1, -s)``. In [0, 1/b] for alpha > 1, [0, inf) else; in at least float32.
 
     =====  ====================  ===========================
     alpha  l(1, s)               derivative by s
@@ -47,6 +47,8 @@ def alpha_loss(logits: Tensor, alpha: float) -> Tensor:
         Transactions on Information Theory 2022, arXiv:1906.02314.
     """
     check_alpha(alpha, "alpha_loss", "alpha")
+    # exp(12) is beyond float16, and alpha = 1/2 has it at s = -12, where no clamp of D is in force
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     b = 1.0 if alpha == math.inf else (alpha - 1) / alpha  # 1 - 1/alpha loses its digits near alpha = 1
     # All of it is made of e = exp(-|s|) in (0, 1], so that no derivative is a difference of nearly equal numbers. Those
     # of logsigmoid have the factor 1 - sigmoid, which rounds to 0 in float32 where s > 17; softplus is the identity

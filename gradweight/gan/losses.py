@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
+import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
@@ -135,8 +136,8 @@ class LeastSquares(PerSampleLoss):
     """Least squares to one target for real samples and another for fake ones.
 
     Discriminator: ``real = E (s(x) - b)^2 / 2``, ``fake = E (s(G(z)) - a)^2 / 2``. Generator:
-    ``E (s(G(z)) - b)^2 / 2``. All in [0, inf). Logits are taken as they are, not through a sigmoid; the default is
-    0-1 coding.
+    ``E (s(G(z)) - b)^2 / 2``. All in [0, inf), in at least float32. Logits are taken as they are, not through a
+    sigmoid; the default is 0-1 coding.
 
     There is no saturating generator: ``-E (s(G(z)) - a)^2 / 2`` falls on either side of a, without bound.
 
@@ -165,15 +166,20 @@ class LeastSquares(PerSampleLoss):
 
     def on_real(self, logits: Tensor) -> Tensor:
         """``(s - b)^2 / 2``."""
-        return (logits - self.real_target).square() / 2
+        return _squared(logits - self.real_target) / 2
 
     def on_fake(self, logits: Tensor) -> Tensor:
         """``(s - a)^2 / 2``."""
-        return (logits - self.fake_target).square() / 2
+        return _squared(logits - self.fake_target) / 2
 
     def generator(self, fake_logits: Tensor, real_logits: Tensor | None = None) -> dict[str, Tensor]:
         """``{"fake": E (s(G(z)) - b)^2 / 2}``."""
         return {"fake": self.on_real(fake_logits).mean()}
+
+
+def _squared(x: Tensor) -> Tensor:
+    # the square of a logit beyond 256 overflows float16
+    return x.to(torch.promote_types(x.dtype, torch.float32)).square()
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,20 @@ def test_the_terms_add_up_to_the_plain_step(loss):
     assert seen.names == ("real", "fake")
 
 
+@pytest.mark.parametrize("loss", LOSSES, ids=str)
+def test_logits_in_half_precision(loss):
+    # exp(12), which alpha = 1/2 takes, and the square of 300 are beyond the range of float16
+    real, fake = torch.linspace(-12, 12, 8), torch.linspace(300, -300, 8)
+    if isinstance(loss, Alpha) and loss.clamp is None:
+        fake = fake / 25  # where the loss itself stays within float16
+    found, expected = (
+        (*loss.discriminator(r, f).values(), *loss.generator(f, r).values())
+        for r, f in ((real.half(), fake.half()), (real.half().float(), fake.half().float()))
+    )
+    for term, exact in zip(found, expected, strict=True):
+        assert term.item() == pytest.approx(exact.item(), rel=1e-2, abs=1e-3)  # the bound of a clamp has 11 bits too
+
+
 def test_least_squares_needs_two_targets():
     with pytest.raises(ValueError, match=r"LeastSquares needs two different targets; got 1.0 for real and fake"):
         LeastSquares(1.0, 1.0)
