@@ -191,7 +191,7 @@ def advas_penalty_unbiased(
     def gradient(f: Tensor, r: Tensor) -> Gradient:
         return _gradient(lambda p: per_sample_loss(p, f, r), phi, "func", True)
 
-    gradients = torch.vmap(gradient)(fake, real)
+    gradients = torch.vmap(gradient, randomness="different")(fake, real)  # dropout has a mask for each sample
     means = {name: g.mean(0) for name, g in gradients.items()}
     variance = torch.stack([g.var(0).sum() for g in gradients.values()]).sum()
     return _inner(means, means) - variance / len(fake)

@@ -83,6 +83,15 @@ def test_estimators_are_differentiable_to_the_generator(estimator):
     assert ratio == pytest.approx(1, abs=1e-6)  # central differences of step 1e-5
 
 
+def test_dropout_has_a_mask_for_each_sample():
+    n, d = 4, 4000
+    fake, real = torch.ones(n, d, dtype=torch.float64), torch.zeros(n, d, dtype=torch.float64)
+    phi = {"w": torch.zeros(d, dtype=torch.float64)}
+    r = advas_penalty_unbiased(lambda phi, f, r: nn.functional.dropout(f) @ phi["w"] - r @ phi["w"], phi, fake, real)
+    # E[mask]^2 = 1 in each coordinate; one mask for all would give E[mask^2] = 2. The standard error is 0.02
+    assert r.item() / d == pytest.approx(1, abs=0.1)
+
+
 def test_too_few_samples():
     phi = {"w": torch.zeros(3)}
     with pytest.raises(ValueError, match=r"as many real samples as fake ones, at least 2; got 3 real and 2 fake"):
