@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
+
 if __package__:
     from .ring_ensemble import METHODS, Setting
     from .ring_intervals import bootstrap, sign_test, wilson
@@ -179,11 +181,20 @@ def verdict(claim: Claim, comparison: dict[str, Any]) -> str:
     return "same direction, not clear" if better > worse else "opposite direction, not clear"
 
 
+def off_centre(samples: Path) -> dict[str, tuple[float, float]]:
+    """How far the mean of a run's samples is from the centre of the ring: the least and the most of the runs kept."""
+    distances: dict[str, list[float]] = {}
+    for key, kept in dict(np.load(samples)).items() if samples.exists() else ():
+        method = key.rpartition("|")[0].replace("|", "/")
+        distances.setdefault(method, []).append(float(np.linalg.norm(kept.astype(np.float64).mean(0))))
+    return {name: (round(min(found), 2), round(max(found), 2)) for name, found in sorted(distances.items())}
+
+
 # ---- the page
 
 
-def tables(ends: Ends, setting: Setting) -> str:
-    """The study's tables in Markdown."""
+def tables(ends: Ends, setting: Setting, distances: dict[str, tuple[float, float]]) -> str:
+    """The study's tables in Markdown; `distances` are those of `off_centre`."""
     summary = summarise(ends)
     seeds = sorted({entry["seeds"] for entry in summary.values()})
     counted = f"{seeds[0]}" if len(seeds) == 1 else f"{seeds[0]} to {seeds[-1]}"
@@ -209,6 +220,13 @@ def tables(ends: Ends, setting: Setting) -> str:
                 f"| {name} | {rates[0]} | {rates[1]} | {_span(entry['modes'], '{:.1f}')} | "
                 f"{_span(entry['quality'], '{:.0%}')} | {_span(entry['kl'], '{:.2f}')} |"
             )
+    if outside := [name for name in summary if distances.get(name, (0, 0))[1] > 2]:
+        spans = ["{}, {:.0f} to {:.0f}".format(name.replace("/", " "), *distances[name]) for name in outside]
+        lines += [
+            "",
+            "The ring has radius 1. Runs of these methods have left it; how far the mean of a run's samples is from its"
+            f" centre, the least and the most of the runs whose samples are kept: {'; '.join(spans)}.",
+        ]
     if not_run := [method for method in METHODS if method not in ends]:
         lines += ["", f"Not run: {', '.join(not_run)}."]
     lines += [
@@ -281,15 +299,17 @@ def write_report(
         | ({"verdict": verdict(claim, found).replace("*", "")} if found["seeds"] else {})
         for claim in CLAIMS
     ]
+    distances = off_centre(out / "samples.npz")
     content = {
         "machine": machine,
         "setting": dataclasses.asdict(setting),
         "at the end: count or mean, low, high": summarise(ends),
+        "distance of the samples' mean from the centre of the ring, least and most of the runs kept": distances,
         "claims": claims,
     }
     record.write_text(json.dumps(content, indent=1).replace("NaN", "null") + "\n")
     draw(ends, summarise(ends), out / "samples.npz", out / "ring_study.png")
-    text = tables(ends, setting)
+    text = tables(ends, setting, distances)
     print(text)
     if page is not None:
         page.write_text(insert(page.read_text(), text, option))

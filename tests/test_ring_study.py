@@ -35,7 +35,19 @@ from benchmarks.ring_ensemble import (
     training_set,
 )
 from benchmarks.ring_intervals import bootstrap, mean_and_margin, sign_test, wilson
-from benchmarks.ring_report import BEGIN, CLAIMS, END, End, compare, ends_of, insert, summarise, tables, verdict
+from benchmarks.ring_report import (
+    BEGIN,
+    CLAIMS,
+    END,
+    End,
+    compare,
+    ends_of,
+    insert,
+    off_centre,
+    summarise,
+    tables,
+    verdict,
+)
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.gan import advas_penalty, probability_scores
@@ -275,9 +287,21 @@ def test_only_paired_seeds_are_compared_and_divergence_is_counted() -> None:
 )
 def test_the_page_shows_what_is_in_the_results(folder, setting, option) -> None:
     """docs/reproduced.md is what `ring_study.py --report` makes of the runs that are kept."""
-    rows = ring_study.read_rows(ROOT / "benchmarks" / "results" / folder / "runs.csv")
+    results = ROOT / "benchmarks" / "results" / folder
+    rows, distances = ring_study.read_rows(results / "runs.csv"), off_centre(results / "samples.npz")
     page = (ROOT / "docs" / "reproduced.md").read_text()
-    assert insert(page, tables(ends_of(rows, setting), setting), option) == page
+    assert insert(page, tables(ends_of(rows, setting), setting, distances), option) == page
+
+
+def test_distance_of_the_samples_mean_from_the_centre(tmp_path: Path) -> None:
+    far, near = np.array([[3.0, 4.0], [3.0, 6.0], [3.0, 2.0]]), np.array([[0.0, 1.0], [0.0, 0.0]])
+    kept = {"saturating|aw|0": far, "saturating|aw|1": near, "saturating|plain|0": near}
+    np.savez(tmp_path / "samples.npz", **{name: x.astype(np.float16) for name, x in kept.items()})
+    distances = off_centre(tmp_path / "samples.npz")
+    assert distances == {"saturating/aw": (0.5, 5.0), "saturating/plain": (0.5, 0.5)}
+    ends = {name: runs([0, 0]) for name in distances}
+    assert "runs whose samples are kept: saturating aw, 0 to 5.\n" in tables(ends, Setting(), distances)
+    assert off_centre(tmp_path / "none.npz") == {}
 
 
 def test_a_page_without_its_marks_is_refused() -> None:
