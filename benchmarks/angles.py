@@ -6,7 +6,7 @@
 Of Adaptive Weighted Discriminator (CVPR 2021, arXiv:2012.03149): sections 5.1 and 5.2 and appendix B.1, on DCGAN with
 Fashion-MNIST for CIFAR-10, with batch norm in the discriminator and without. Writes, to benchmarks/results/angles/, a
 CSV and a figure for each part as it is done, drawn as the paper draws it, and angles.json with what came out and the
-machine record. Parts that are there already are not run again, and the grid goes on where it stopped.
+machine record. Parts that are there already are not run again, and the grid goes on where it stopped; Ctrl-C stops.
 
 **angles** (5.1, figure 4). Claim: in the first epoch the gradients of the real and of the fake loss make an obtuse
 angle at every iteration, close to 180 degrees; the sum often points against one of the two; with the weights neither
@@ -81,21 +81,17 @@ def parts(images: Images, size: Size, classifier: Path) -> dict[str, Part]:
     }
 
 
-def rows_of(name: str, part: Part, out: Path) -> list[dict[str, Any]]:
-    """The rows of a part: from its CSV if that is complete, and by running it if not, writing as it goes."""
-    path = out / f"{name}.csv"
-    before = read(path) if path.exists() else []
-    if len(before) == part.total:
-        return before
+def run(name: str, part: Part, path: Path) -> None:
+    """Write the rows that the part's CSV lacks, as they come."""
+    rows = part.rows(read(path) if path.exists() else [])  # first: what cannot be run must not empty the file
     with path.open("w", newline="") as file:
         writer = None
-        for row in tqdm(part.rows(before), total=part.total, desc=name, unit="row", mininterval=1.0):
+        for row in tqdm(rows, total=part.total, desc=name, unit="row", mininterval=1.0):
             if writer is None:
                 writer = csv.DictWriter(file, row, lineterminator="\n")
                 writer.writeheader()
             writer.writerow({k: f"{v:.6g}" if isinstance(v, float) else v for k, v in row.items()})
             file.flush()
-    return read(path)
 
 
 def read(path: Path) -> list[dict[str, Any]]:
@@ -127,14 +123,30 @@ def main(words: list[str] | None = None) -> None:
     size = QUICK if arguments.quick else FULL
     summary = arguments.out / "angles.json"
     record: dict[str, Any] = json.loads(summary.read_text()) if summary.exists() else {}
+    if record.setdefault("size", as_read(size)) != as_read(size):
+        raise SystemExit(f"{arguments.out} holds rows of another size, see {summary.name} there: choose another --out")
+    summary.write_text(json.dumps(record, indent=1) + "\n")
     for name, part in parts(images, size, arguments.classifier).items():
         if name in arguments.parts:
-            rows = rows_of(name, part, arguments.out)
+            path = arguments.out / f"{name}.csv"
+            if not path.exists() or len(read(path)) < part.total:
+                try:
+                    run(name, part, path)
+                except KeyboardInterrupt:
+                    parser.exit(130, f"\nstopped in {name}: the same command goes on\n")
+                record["machine"] = machine_record()
+            rows = read(path)
             part.draw(rows, arguments.out / f"{name}.png")
             record[name] = part.verdict(rows)
             print(f"{name}: {json.dumps(record[name], indent=1)}")
-            record = {"machine": machine_record(), "size": vars(size)} | {n: record[n] for n in names if n in record}
+            record = {n: record[n] for n in ("machine", "size", *names) if n in record}
             summary.write_text(json.dumps(record, indent=1) + "\n")
+
+
+def as_read(size: Size) -> dict[str, Any]:
+    """The size as it comes back from a JSON file, whose lists are no tuples."""
+    read_back: dict[str, Any] = json.loads(json.dumps(vars(size)))
+    return read_back
 
 
 if __name__ == "__main__":

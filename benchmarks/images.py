@@ -127,9 +127,15 @@ def run(job: Job) -> Job | None:
 
 
 @functools.cache
+def loaded(dataset: str, folder: Path | None) -> Images:
+    """Once for a process."""
+    return DATASETS[dataset](folder)
+
+
+@functools.cache
 def data_and_judge(dataset: str, folder: Path | None, out: Path, device: str) -> tuple[Images, Judge]:
     """Once for all runs of a process."""
-    images = DATASETS[dataset](folder)
+    images = loaded(dataset, folder)
     return images, Judge(images, trained(images, out / "classifier.pt", device=device), device)
 
 
@@ -183,12 +189,12 @@ def main(words: list[str] | None = None) -> None:
         "dataset": arguments.dataset,
         **{k: v for k, v in asdict(size).items() if k not in ("seeds", "minutes")},
     }
-    rows = resume(arguments.out, settings, size, arguments.fresh)
-
     try:
-        images, judge = data_and_judge(arguments.dataset, arguments.data, arguments.out, arguments.device)
+        loaded(arguments.dataset, arguments.data)  # before the folder is one of runs on them
     except FileNotFoundError as missing:
         parser.exit(2, f"images.py: {missing}\n")
+    rows = resume(arguments.out, settings, size, arguments.fresh)
+    images, judge = data_and_judge(arguments.dataset, arguments.data, arguments.out, arguments.device)
     floor, accuracy = judge.of_real(size.judged), judge.accuracy(images)
 
     done = {(r["network"], r["method"], r["seed"]) for r in rows}

@@ -204,6 +204,7 @@ def test_missing_data_end_a_script_with_advice(
         script.main(["--quick", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
     assert stopped.value.code == 2
     assert "apt install dataset-fashion-mnist" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))  # which would be a folder of runs on them
 
 
 def test_a_run_that_is_out_of_time_stops_and_is_not_counted(folder: Path, tmp_path: Path) -> None:
@@ -238,6 +239,27 @@ def test_angles_runs(folder: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.csv").write_text("\n".join(marked[:-1]) + "\n")
     angle_study.main(["--parts", "grid", "--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
     assert (tmp_path / "grid.csv").read_text().splitlines() == marked
+
+
+def test_angles_keeps_what_it_has(folder: Path, tmp_path: Path) -> None:
+    judge, here = tmp_path / "classifier.pt", ["--data", str(folder), "--out", str(tmp_path)]
+    words = ["--parts", "grid", "--quick", "--classifier", str(judge), *here]
+    angle_study.main(words)
+    machine = json.loads((tmp_path / "angles.json").read_text())["machine"]
+    record = json.loads((tmp_path / "angles.json").read_text()) | {"machine": "the one that ran it"}
+    (tmp_path / "angles.json").write_text(json.dumps(record))
+    angle_study.main(words)  # draws
+    assert json.loads((tmp_path / "angles.json").read_text())["machine"] == "the one that ran it" != machine
+
+    with pytest.raises(SystemExit, match=r"holds rows of another size, see angles\.json there: choose another --out"):
+        angle_study.main(["--parts", "grid", "--classifier", str(judge), *here])
+    grid = tmp_path / "grid.csv"
+    cut_off = "\n".join(grid.read_text().splitlines()[:-1]) + "\n"
+    grid.write_text(cut_off)
+    judge.write_bytes(b"no weights")
+    with pytest.raises(Exception, match="weights"):
+        angle_study.main(words)
+    assert grid.read_text() == cut_off
 
 
 def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> None:
