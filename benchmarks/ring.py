@@ -187,17 +187,26 @@ def run_all(methods: list[str], seeds: int, setting: Setting, steps: int, worker
             pool.shutdown(cancel_futures=True)
 
 
+def positive(word: str) -> int:
+    """An argument that is at least 1, before anything that is kept is written over."""
+    if (number := int(word)) < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1; got {word}")
+    return number
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     here = Path(__file__).resolve().parent
-    parser.add_argument("--steps", type=int, default=6000, help="steps of each run (default: %(default)s)")
+    parser.add_argument("--steps", type=positive, default=6000, help="steps of each run (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=int, default=8, help="seeds 0..n-1, each for every method (default: %(default)s)"
+        "--seeds", type=positive, default=8, help="seeds 0..n-1, each for every method (default: %(default)s)"
     )
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["plain", "aw"], help="default: plain aw")
     parser.add_argument("--setting", choices=SETTINGS, default="unstable", help="default: %(default)s")
     parser.add_argument("--out", type=Path, default=None, help="folder (default: beside the script)")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="processes (default: one per core)")
+    parser.add_argument(
+        "--workers", type=positive, default=os.cpu_count() or 1, help="processes (default: one per core)"
+    )
     arguments = parser.parse_args()
 
     settings = {name: getattr(arguments, name) for name in ("setting", "steps", "seeds", "methods", "workers")}

@@ -69,6 +69,17 @@ def test_ring(tmp_path: Path) -> None:
     assert "benchmarks/ring.py" in str(machine(tmp_path / "ring.json")["command"])
 
 
+def test_a_ring_of_nothing_is_refused_before_anything_is_written_over(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name in ("--steps", "--seeds", "--workers"):
+        monkeypatch.setattr(sys, "argv", ["ring.py", name, "0", "--out", str(tmp_path)])
+        with pytest.raises(SystemExit):
+            ring.main()
+        assert f"argument {name}: must be at least 1; got 0" in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize("name", ring.SETTINGS)
 def test_settings_of_the_ring(name: str) -> None:
     setting = ring.SETTINGS[name]
