@@ -49,8 +49,8 @@ def advas_penalty(
             are added up: one that depends on phi alone, as that on real samples does, is a constant to the generator.
             Its gradient is taken without a graph and its own graph is freed, and r knows nothing of its place in
             the derivative by phi.
-        phi: the adversary's parameters, ``dict(adversary.named_parameters())``. A function is differentiated by
-            frozen ones all the same. A parameter that the loss does not reach adds nothing.
+        phi: the adversary's parameters that are trained, ``dict(adversary.named_parameters())``. A function is
+            differentiated by frozen ones all the same. A parameter that the loss does not reach adds nothing.
         engine: "autograd", or "func" for a penalty inside `torch.func` transforms: ``torch.vmap`` over an ensemble,
             say. There, modules that write to themselves in the forward (batch and spectral normalization in training
             mode) and `gradient_penalty` cannot be run.

@@ -16,6 +16,7 @@ from gradweight.gan import (
     advas_penalty,
     advas_penalty_half_batches,
     advas_penalty_unbiased,
+    r1_penalty,
 )
 
 from .adversary import CHANNELS, LENGTH, RIGHT, WRONG, adversary, penalised, ratio_to_finite_differences, samples
@@ -104,6 +105,68 @@ def test_r1_on_real_samples_is_right_in_a_generator_step(norm):
     phi = dict(net.named_parameters())
     ratio = ratio_to_finite_differences(lambda x: advas_penalty(lambda p: adversary_loss(x, p), phi, check=False), fake)
     assert ratio == pytest.approx(1, abs=1e-6)  # central differences of step 1e-5
+
+
+class _Kernel(torch.autograd.Function):
+    """Softplus's derivative as hand-written kernels have it: differentiable once, and then no more."""
+
+    @staticmethod
+    def forward(ctx, gradient, x):
+        ctx.save_for_backward(gradient, x)
+        return gradient * x.sigmoid()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, cotangent):
+        gradient, x = ctx.saved_tensors
+        return cotangent * x.sigmoid(), cotangent * gradient * x.sigmoid() * (-x).sigmoid()
+
+
+class _Softplus(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return nn.functional.softplus(x)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return _Kernel.apply(gradient, *ctx.saved_tensors)
+
+
+class Fused(nn.Module):
+    def forward(self, x):
+        return _Softplus.apply(x)
+
+
+def test_r1_takes_no_third_derivative_in_a_generator_step():
+    net, real, fake = adversary(nn.Identity()), samples(), samples()
+    net[2] = Fused()
+    phi = dict(net.named_parameters())
+    adversary_loss = penalised(net, real, Vanilla(), penalty="r1_penalty")
+    ratio = ratio_to_finite_differences(lambda x: advas_penalty(lambda p: adversary_loss(x, p), phi), fake)
+    assert ratio == pytest.approx(1, abs=1e-6)  # central differences of step 1e-5
+    adversary_loss = penalised(net, real, Vanilla(), penalty="gradient_penalty")
+    # of which WGAN-GP's, which depends on the fake samples, does need the third, and misses it without an error
+    ratio = ratio_to_finite_differences(lambda x: advas_penalty(lambda p: adversary_loss(x, p), phi), fake)
+    assert abs(ratio - 1) > 0.01
+
+
+def test_r_is_zero_at_the_optimum_of_all_that_the_adversary_is_trained_on():
+    """The critic phi.x with R1 of weight 5 |phi|^2 / 2 has its optimum at (mean real - mean fake) / 5."""
+    real, fake = torch.randn(4, 3).double() + 2, torch.randn(4, 3).double().requires_grad_()
+    phi = {"w": (real.mean(0) - fake.mean(0)).detach() / 5}
+
+    def r(weight):
+        def adversary_loss(p):
+            x = real.clone().requires_grad_()
+            terms = Wasserstein().discriminator(x @ p["w"], fake @ p["w"])
+            return sum(terms.values()) + weight * r1_penalty(x @ p["w"], x)
+
+        return advas_penalty(adversary_loss, phi)
+
+    assert r(5).item() < 1e-28
+    assert torch.autograd.grad(r(5), fake)[0].abs().max() < 1e-14
+    assert r(0) > 1
 
 
 def test_the_remedies_are_the_layers_that_they_replace():
