@@ -28,6 +28,7 @@ import json
 import math
 import multiprocessing
 import os
+import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
@@ -100,7 +101,7 @@ class Job:
 
 
 def run(job: Job) -> Job | None:
-    """Train one GAN in this process, writing a row to runs.csv at each look; None if the time was up before the end."""
+    """Train one GAN in this process, writing a row to runs.csv at each look; None if it was stopped before the end."""
     device = job.device
     images, judge = data_and_judge(job.dataset, job.data, job.out, device)
     width, steps = job.size.widths[job.network], job.size.steps[job.network]
@@ -121,7 +122,7 @@ def run(job: Job) -> Job | None:
             if step == steps and job.seed == 0:
                 np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
             start = now(device)
-        if time.time() > job.deadline:
+        if time.time() > job.deadline or (stopping is not None and stopping.is_set()):
             return None
     return job
 
@@ -156,7 +157,13 @@ def write(job: Job, step: int, seconds: float, metrics: dict[str, float]) -> Non
     os.close(file)
 
 
-def start_worker() -> None:
+stopping: Any = None
+"""In a worker, the event by which it is told to stop."""
+
+
+def start_worker(stop: Any) -> None:
+    global stopping
+    stopping = stop
     torch.set_num_threads(1)  # the runs are what is parallel
 
 
@@ -260,12 +267,18 @@ def run_all(jobs: list[Job], workers: int) -> Iterator[Job | None]:
         yield from map(run, jobs)
         return
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker) as pool:
+    stop = context.Event()
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (stop,)) as pool:
+        # the workers inherit that they ignore Ctrl-C: it is for this process, and one that took it would go on with
+        # the next job that lies in its queue
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
         futures = [pool.submit(run, job) for job in jobs]
+        signal.signal(signal.SIGINT, handler)
         try:
             for future in as_completed(futures):
                 yield future.result()
         finally:
+            stop.set()
             pool.shutdown(cancel_futures=True)
 
 

@@ -9,6 +9,8 @@ import math
 import struct
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -205,6 +207,21 @@ def test_missing_data_end_a_script_with_advice(
     assert stopped.value.code == 2
     assert "apt install dataset-fashion-mnist" in capsys.readouterr().err
     assert not list((tmp_path / "out").glob("*"))  # which would be a folder of runs on them
+
+
+def test_who_leaves_does_not_wait_for_the_runs_that_have_begun(folder: Path, tmp_path: Path) -> None:
+    size = image_study.SIZES["tiny"]
+    endless = replace(size, steps={"dcgan": 10**9}, looks=1)
+    deadline = time.time() + 120
+    jobs = [
+        image_study.Job("dcgan", "plain", seed, some, "fashion-mnist", folder, tmp_path, "cpu", deadline)
+        for seed, some in enumerate([size, *[endless] * 4])
+    ]
+    image_study.resume(tmp_path, {}, size, fresh=False)
+    runs = image_study.run_all(jobs, 2)
+    assert next(runs) == jobs[0]
+    runs.close()  # as Ctrl-C does
+    assert time.time() < deadline
 
 
 def test_a_run_that_is_out_of_time_stops_and_is_not_counted(folder: Path, tmp_path: Path) -> None:
