@@ -34,6 +34,7 @@ class Cell:
         separate: for losses that share no forward, each as a function (network, batch) -> scalar.
         compiles: whether a step fits into one graph: no module that writes to itself, no gradient inside a loss.
         shared: name of the output through which all losses reach the trunk.
+        title_on_gpu: what it is on a GPU, if that is something else.
     """
 
     title: str
@@ -45,6 +46,11 @@ class Cell:
     separate: Mapping[str, Callable[[Call, Batch], Tensor]] = field(default_factory=dict)
     compiles: bool = False
     shared: str | None = None
+    title_on_gpu: str | None = None
+
+    def title_on(self, device: torch.device) -> str:
+        """What it is on this device."""
+        return self.title if device.type == "cpu" else self.title_on_gpu or self.title
 
     @property
     def is_gan(self) -> bool:
@@ -66,13 +72,13 @@ def _gan(
     shape: tuple[int, ...],
     rounds: int,
     *,
-    on_gpu: tuple[int, ...] | None = None,
+    on_gpu: tuple[str, tuple[int, ...]] | None = None,
     compiles: bool = False,
 ) -> Cell:
     """A discriminator on two batches, each with a forward of its own."""
 
     def batch(device: torch.device) -> Batch:
-        size = shape if on_gpu is None or device.type == "cpu" else on_gpu
+        size = shape if on_gpu is None or device.type == "cpu" else on_gpu[1]
         return torch.randn(size, device=device), torch.rand(size, device=device)
 
     return Cell(
@@ -87,6 +93,7 @@ def _gan(
             "fake": lambda call, batch: _on_fake(call(batch[1])),
         },
         compiles=compiles,
+        title_on_gpu=None if on_gpu is None else on_gpu[0],
     )
 
 
@@ -146,7 +153,13 @@ CELLS: dict[str, Cell] = {
     "mlp": _gan("2-D MLP, 400 x 4, batch 128", lambda: mlp(400, 4), (128, 2), 60, compiles=True),
     "dcgan": _gan("DCGAN, batch 32", dcgan_discriminator, (32, 3, 32, 32), 40),
     "sngan": _gan("SN-GAN residual, batch 16", SNGANDiscriminator, (16, 3, 32, 32), 20),
-    "biggan": _gan("BigGAN-sized, 32 x 32, batch 4", BigGANDiscriminator, (4, 3, 32, 32), 8, on_gpu=(16, 3, 128, 128)),
+    "biggan": _gan(
+        "BigGAN-sized, 32 x 32, batch 4",
+        BigGANDiscriminator,
+        (4, 3, 32, 32),
+        8,
+        on_gpu=("BigGAN-sized, 128 x 128, batch 16", (16, 3, 128, 128)),
+    ),
     "mlp25m": _gan("25 M-parameter MLP, batch 64", lambda: mlp(3000, 3, inputs=2048), (64, 2048), 30, compiles=True),
     "pinn": Cell(
         "PINN, Burgers, three losses",

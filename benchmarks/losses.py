@@ -175,21 +175,23 @@ def main() -> None:
     rounds = arguments.rounds or (6 if arguments.quick else 30)
 
     results: list[dict[str, Any]] = []
-    for problem in PROBLEMS:
-        for m in ms:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of the peer
-                result = measure(problem, m, arguments.device, rounds, min(arguments.seconds, 40.0))
-            results.append(result)
-            ratios = "   ".join(
-                f"{STYLES[n][1]} {q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != PLAIN
-            )
-            print(f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}")
-            for name, error in result["failed"].items():
-                print(f"  {name} not run: {error}")
-            record = {"machine": machine_record(), "device": arguments.device.type, "results": results}
-            (arguments.out / "losses.json").write_text(json.dumps(record, indent=2) + "\n")
-    draw(results, arguments.out / "losses.png")
+    try:
+        for problem in PROBLEMS:
+            for m in ms:
+                with warnings.catch_warnings():
+                    warnings.simplefilter("ignore")  # of the peer
+                    result = measure(problem, m, arguments.device, rounds, min(arguments.seconds, 40.0))
+                results.append(result)
+                ratios = "   ".join(
+                    f"{STYLES[n][1]} {q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != PLAIN
+                )
+                print(f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}")
+                for name, error in result["failed"].items():
+                    print(f"  {name} not run: {error}")
+                record = {"machine": machine_record(), "device": arguments.device.type, "results": results}
+                (arguments.out / "losses.json").write_text(json.dumps(record, indent=2) + "\n")
+    finally:  # whoever is stopped draws what there is
+        draw(results, arguments.out / "losses.png")
 
 
 if __name__ == "__main__":

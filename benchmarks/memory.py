@@ -58,7 +58,7 @@ def measure(name: str, device: torch.device, parts: str) -> dict[str, Any]:
     failed: dict[str, str] = {}
     if device.type == "cuda":
         peak_of(plain, cell, device)  # the libraries' workspaces are allocated once and stay
-    for variant, make in tqdm(variants(cell, parts=parts).items(), desc=cell.title, leave=False):
+    for variant, make in tqdm(variants(cell, parts=parts).items(), desc=cell.title_on(device), leave=False):
         try:
             peaks[variant] = peak_of(make, cell, device)
         except Exception as error:
@@ -72,7 +72,7 @@ def measure(name: str, device: torch.device, parts: str) -> dict[str, Any]:
     m = len(problem.losses())
     return {
         "cell": name,
-        "title": cell.title,
+        "title": cell.title_on(device),
         "device": device.type,
         "losses": m,
         "parameter_bytes": size,

@@ -177,26 +177,29 @@ def main() -> None:
     print(
         "         k   m  operations/k  moved/k (floor)  operators  allocations   ms        share of a copy's bandwidth"
     )
-    for k, m in tqdm(cases, leave=False):
-        r = measure(k, m, -(-k // LARGEST_TENSOR), device, rounds, seconds)
-        results.append(r)
-        save()
-        counts = " " * 50
-        if "operations" in r:
-            counts = f"{r['operations']:8.2f}      {r['moved']:8.2f} ({r['floor_moved']:2})"
-            counts += f"  {r['launches']:9}  {r['allocations']:11}"
-        low, median, high = r["share_quartiles"]
-        line = f"{k:10} {m:3}  {counts}   {r['combination_ms']:8.3f}  {median:.2f} [{low:.2f}, {high:.2f}]"
-        if "kernels_ms" in r:
-            line += f"   Triton {r['kernels_ms']:8.3f}  {r['kernels_share_quartiles'][1]:.2f}"
-        print(line)
-    print("\na million parameters, m = 2, in so many tensors: operators, ms")
-    for tensors in (1, 10, 100, 1000):
-        r = measure(10**6, 2, tensors, device, rounds, seconds)
-        launches.append(r)
-        save()
-        print(f"{tensors:6}  {r['launches']:8}  {r['combination_ms']:8.3f}")
-    draw(results, launches, arguments.out / "overhead.png")
+    try:
+        for k, m in tqdm(cases, leave=False):
+            r = measure(k, m, -(-k // LARGEST_TENSOR), device, rounds, seconds)
+            results.append(r)
+            save()
+            counts = " " * 50
+            if "operations" in r:
+                counts = f"{r['operations']:8.2f}      {r['moved']:8.2f} ({r['floor_moved']:2})"
+                counts += f"  {r['launches']:9}  {r['allocations']:11}"
+            low, median, high = r["share_quartiles"]
+            line = f"{k:10} {m:3}  {counts}   {r['combination_ms']:8.3f}  {median:.2f} [{low:.2f}, {high:.2f}]"
+            if "kernels_ms" in r:
+                line += f"   Triton {r['kernels_ms']:8.3f}  {r['kernels_share_quartiles'][1]:.2f}"
+            print(line)
+        print("\na million parameters, m = 2, in so many tensors: operators, ms")
+        for tensors in (1, 10, 100, 1000):
+            r = measure(10**6, 2, tensors, device, rounds, seconds)
+            launches.append(r)
+            save()
+            print(f"{tensors:6}  {r['launches']:8}  {r['combination_ms']:8.3f}")
+    finally:  # whoever is stopped draws what there is
+        if results:
+            draw(results, launches, arguments.out / "overhead.png")
 
 
 if __name__ == "__main__":

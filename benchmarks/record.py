@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import functools
 import json
 import os
 import platform
 import shlex
+import subprocess
 import sys
 from collections.abc import Iterable
 from datetime import UTC, datetime
@@ -23,6 +25,8 @@ import gradweight
 def machine_record() -> dict[str, Any]:
     """Plain values for JSON: CPU, cores that this process may use, load average, GPU, versions, date (UTC), command.
 
+    Of a GPU its driver, clocks and power limit as well, if ``nvidia-smi`` is there to tell, as of the first record.
+
     Among the versions are those of the peers that are installed.
     """
     return {
@@ -30,7 +34,7 @@ def machine_record() -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 1) if hasattr(os, "getloadavg") else None,
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        **_gpu(),
         "system": f"{platform.system()} {platform.machine()}",
         "python": platform.python_version(),
         "torch": torch.__version__,
@@ -79,6 +83,22 @@ def _cpu_model() -> str:
             if line.startswith("model name"):
                 return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+@functools.cache
+def _gpu() -> dict[str, Any]:
+    if not torch.cuda.is_available():
+        return {"gpu": None}
+    known = {"gpu": torch.cuda.get_device_name(), "cuda": torch.version.cuda}
+    asked = {"driver": "driver_version", "sm_clock": "clocks.sm", "sm_clock_limit": "clocks.max.sm"}
+    asked |= {"memory_clock": "clocks.mem", "power_limit": "power.limit"}
+    which = f"--id=GPU-{torch.cuda.get_device_properties().uuid}"
+    command = ["nvidia-smi", which, f"--query-gpu={','.join(asked.values())}", "--format=csv,noheader"]
+    try:
+        line = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout
+    except (OSError, subprocess.SubprocessError):
+        return known
+    return known | dict(zip(asked, map(str.strip, line.split(",")), strict=False))
 
 
 def _command() -> str:

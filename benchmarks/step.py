@@ -41,10 +41,10 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
     cell = CELLS[name]
     problem = Problem.of(cell, device)
     steps, failed = started(variants(cell, compiled=compiled, on_gpu=device.type == "cuda", parts=parts), problem)
-    times = interleaved(steps, rounds=rounds, seconds=seconds, warmups=1, device=device, title=cell.title)
+    times = interleaved(steps, rounds=rounds, seconds=seconds, warmups=1, device=device, title=cell.title_on(device))
     return {
         "cell": name,
-        "title": cell.title,
+        "title": cell.title_on(device),
         "device": device.type,
         "parameters": sum(p.numel() for p in problem.net.parameters()),
         "losses": len(problem.losses()),

@@ -40,7 +40,8 @@ class Problem:
     def of(cell: Cell, device: torch.device) -> Problem:
         """The cell's network with its initial parameters, and an Adam."""
         torch.manual_seed(0)
-        net = cell.network().to(device)
+        with device:  # 88 M parameters and their spectral norms take seconds to set up on a CPU
+            net = cell.network().to(device)
         # at a rate of zero a step costs the same, and the problem stays what it is after thousands of them: losses that
         # go to zero leave gradients of denormal numbers, on which a CPU is slow
         base = torch.optim.Adam(net.parameters(), 0.0, capturable=device.type == "cuda")
