@@ -41,7 +41,8 @@ def taken(tensors: Sequence[Tensor], m: int) -> bool:
     """Whether the kernels are used for these tensors of one shape and dtype, the gradients of m losses.
 
     Not under a compiler or a transform, and not while a CUDA graph is captured: a graph would keep the addresses'
-    table as it is. Not for complex numbers or tensors whose elements lie in different orders.
+    table as it is. Not for complex numbers, for tensors whose elements lie in different orders, or for ones whose sign
+    is still to be changed.
     """
     one = tensors[0]
     return (
@@ -51,7 +52,7 @@ def taken(tensors: Sequence[Tensor], m: int) -> bool:
         and all(map(is_eager, tensors))
         and not is_captured(one)
         and is_dense(one)
-        and all(t.stride() == one.stride() for t in tensors)
+        and all(t.stride() == one.stride() and not t.is_neg() for t in tensors)
     )
 
 

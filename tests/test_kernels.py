@@ -27,6 +27,11 @@ pytest.importorskip("triton")
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+if DEVICE == "cuda":  # then these are what the marker is for
+    pytestmark = [pytestmark, pytest.mark.cuda]
+
+# pieces are as small as the interpreter is slow, or as they are
+SHAPES = [(), (0,), (1,), (7,), (64,), (256,), (16, 33), (3, 5, 20)] + [(130, 300)] * (DEVICE == "cuda")
 
 
 @pytest.fixture(autouse=True)
@@ -56,7 +61,7 @@ def columns_of(draw, most=18):
     columns = []
     for _ in range(draw(st.integers(1, 4))):
         dtype = draw(st.sampled_from([torch.float32, torch.float32, torch.float64, torch.bfloat16, torch.complex64]))
-        shape = draw(st.sampled_from([(), (0,), (1,), (7,), (64,), (256,), (16, 33), (3, 5, 20)]))
+        shape = draw(st.sampled_from(SHAPES))
         tensors = [torch.randn(shape).to(dtype).to(DEVICE) for _ in range(m)]
         if len(shape) == 2 and draw(st.booleans()):  # dense, in another order
             tensors = [t.t().contiguous().t() for t in tensors]
@@ -135,6 +140,18 @@ def test_a_weight_that_is_not_finite_does_not_reach_what_its_loss_does_not():
     assert target[1].tolist() == [2.0] * 4
 
 
+def test_an_element_whose_sign_is_yet_to_be_changed_counts_with_it():
+    """torch leaves that to whoever reads the imaginary part of a conjugate."""
+    row = [torch.tensor(1 + 2j, device=DEVICE).conj().imag]
+    assert row[0].is_neg()
+    assert row[0].is_contiguous()
+    rows = [row, [torch.ones((), device=DEVICE)]]
+    assert gram(rows).tolist() == [[4, -2], [-2, 1]]
+    target = [torch.zeros((), device=DEVICE)]
+    combine(rows, torch.tensor([1.0, 0.5], device=DEVICE), target)
+    assert target[0].item() == -1.5
+
+
 def test_more_losses_than_the_kernels_take_go_the_plain_way():
     rows = [[torch.randn(9, device=DEVICE)] for _ in range(kernels.MANY + 1)]
     assert torch.equal(gram(rows), plainly(lambda: gram(rows)))
@@ -160,6 +177,19 @@ def test_training_with_them_takes_the_same_steps(options):
 
     for ours, theirs in zip(parameters(), plainly(parameters), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("m", [2, 7])
+def test_they_wait_for_nothing(m):
+    rows = [[torch.randn(3, 5, device=DEVICE), torch.randn(40_000, device=DEVICE)] for _ in range(m)]
+    for sizes in (rows, [[t.flatten()[:3] for t in row] for row in rows]):
+        combine(sizes, gram(sizes)[0], sizes[0])  # compiles, and makes the table of these sizes
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            combine(sizes, gram(sizes)[0], sizes[0])
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
 
 
 def test_launches_do_not_grow_with_the_number_of_tensors():
