@@ -1,4 +1,8 @@
-"""A step recorded operation by operation and replayed in the same memory: what a CUDA graph does, on any device."""
+"""What a device without a device would say: what is recorded and replayed, and what would have to wait.
+
+`Recording` replays a step operation by operation in the same memory, as a CUDA graph does; `NothingFromTheHost` watches
+one on the "meta" device, whose tensors have no values.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-__all__ = ["Recording"]
+__all__ = ["NothingFromTheHost", "Recording"]
 
 READS = {torch.ops.aten._local_scalar_dense.default, torch.ops.aten.equal.default, torch.ops.aten.nonzero.default}
 
@@ -41,3 +45,20 @@ class Recording(TorchDispatchMode):
                         and then.untyped_storage().data_ptr() != now.untyped_storage().data_ptr()
                     ):
                         then.copy_(now)
+
+
+class NothingFromTheHost(TorchDispatchMode):
+    """Refuses tensors that lie on the CPU, as everything made from Python data does before it is copied elsewhere.
+
+    And systems of equations in batches that torch would not leave to cuBLAS: see `gradweight.rules._linalg`.
+    """
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        result = func(*args, **(kwargs or {}))
+        for tensor in tree_leaves((args, kwargs, result)):
+            assert not isinstance(tensor, Tensor) or tensor.device.type == "meta", f"{func} on {tensor.device}"
+        if func is torch.ops.aten._linalg_solve_ex.default:
+            systems, n = args[0].shape[:-2].numel(), args[0].shape[-1]
+            assert systems >= 3, f"{systems} systems by cuSOLVER"
+            assert n <= 16 or systems <= 16, f"{systems} systems of {n} unknowns by MAGMA"
+        return result

@@ -6,9 +6,11 @@ under ``torch.vmap`` and ``torch.compile``.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from ..rule import Array, array_namespace
 from ._loops import compiled_once
@@ -92,10 +94,39 @@ def solve(matrix: Array, rhs: Array) -> Array:
     """
     xp = array_namespace(matrix)
     columns = xp.matrix_transpose(rhs)
-    if isinstance(matrix, torch.Tensor):
-        # `torch.linalg.solve` would read back to the host whether it has succeeded
-        return xp.matrix_transpose(torch.linalg.solve_ex(matrix, columns)[0])
-    return xp.matrix_transpose(xp.linalg.solve(matrix, columns))
+    if not isinstance(matrix, torch.Tensor):
+        return xp.matrix_transpose(xp.linalg.solve(matrix, columns))
+    solved = _solved if matrix.device.type == "cpu" else solved_in_batches
+    return xp.matrix_transpose(solved(matrix, columns))
+
+
+def _solved(matrix: Tensor, columns: Tensor) -> Tensor:
+    # `torch.linalg.solve` would read back to the host whether it has succeeded
+    return torch.linalg.solve_ex(matrix, columns)[0]  # type: ignore[no-any-return]
+
+
+_MOST_IN_A_BATCH = 16
+
+
+def solved_in_batches(matrix: Tensor, columns: Tensor) -> Tensor:
+    """The same in batches that torch leaves to cuBLAS where there is CUDA: (..., n, n), (..., n, r) -> (..., n, r).
+
+    What cuBLAS does waits for nothing and can be recorded by a CUDA graph. Fewer than three systems would be left to
+    cuSOLVER, whose routines do not promise that, and more than 16 systems of more than 16 unknowns to MAGMA (in torch
+    2.11), which waits for the device.
+    """
+    n, systems = matrix.shape[-1], math.prod(matrix.shape[:-2])
+    if systems < 3:
+        return _solved(matrix.expand(3, *matrix.shape), columns.expand(3, *columns.shape))[0]
+    if n <= _MOST_IN_A_BATCH or systems <= _MOST_IN_A_BATCH:
+        return _solved(matrix, columns)
+    batches = -(-systems // _MOST_IN_A_BATCH)
+    pairs = zip(
+        torch.tensor_split(matrix.reshape(systems, n, n), batches),
+        torch.tensor_split(columns.reshape(systems, n, columns.shape[-1]), batches),
+        strict=True,
+    )
+    return torch.cat([_solved(*pair) for pair in pairs]).view(columns.shape)
 
 
 def conjugate_directions(matrix: Array, scale: float | None = None) -> tuple[Array, Array]:

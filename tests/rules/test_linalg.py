@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradweight.rules._linalg import correlations, inverse_norms, solve_psd
+from gradweight.rules._linalg import correlations, inverse_norms, solve, solve_psd, solved_in_batches
 
 from ..strategies import EPS, SEEDS, regular_sets, structured_sets
 
@@ -98,3 +98,19 @@ def test_torch_agrees_with_numpy() -> None:
     matrix, vector = rows @ rows.T, rows[:, 0]
     found = solve_psd(torch.from_numpy(matrix), torch.from_numpy(vector))
     np.testing.assert_allclose(found.numpy(), solve_psd(matrix, vector), rtol=1e-12, atol=1e-12)
+
+
+@settings(deadline=None)
+@given(
+    st.sampled_from([(), (1,), (2,), (3,), (16,), (17,), (33,), (257,), (1, 1), (2, 20)]),
+    st.sampled_from([1, 3, 16, 17]),
+    st.integers(1, 2),
+    SEEDS,
+)
+def test_batches_for_a_device_have_the_same_solutions(batch: tuple[int, ...], n: int, rows: int, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    matrix = np.eye(n) + rng.uniform(-1, 1, (*batch, n, n)) / (2 * n)  # diagonally dominant
+    rhs = rng.standard_normal((*batch, rows, n))
+    expected = solve(matrix, rhs)
+    found = solved_in_batches(torch.from_numpy(matrix), torch.from_numpy(rhs).mT).mT
+    np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-13 * np.abs(expected).max())

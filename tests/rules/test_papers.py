@@ -17,12 +17,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 from gradweight.rule import Array, Rule
 from gradweight.rules import AdaptiveWeights, AdvAs, AngleBisector, Constant, Mean, OrthogonalProjection, Sum
 
+from ..recording import NothingFromTheHost
 from ..strategies import regular_sets, size, structured_sets, weights, weights_of_gram
 
 NAMES = ("real", "fake", "advas", "data", "pde", "edge", "start", "end")
@@ -246,16 +245,6 @@ def test_compiled_is_eager(case: Case) -> None:
 def test_inductor_is_eager() -> None:
     """Once, on the rule with the most branches: a full compilation takes seconds."""
     compiled_equals_eager(Case(AdaptiveWeights(), signals=FAVOUR_REAL), "inductor")
-
-
-class NothingFromTheHost(TorchDispatchMode):
-    """Refuses tensors that lie on the CPU, as everything made from Python data does before it is copied elsewhere."""
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves((args, kwargs, result)):
-            assert not isinstance(tensor, torch.Tensor) or tensor.device.type == "meta", f"{func} on {tensor.device}"
-        return result
 
 
 def decide_without_values(case: Case, m: int) -> torch.Tensor:
