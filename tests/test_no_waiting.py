@@ -35,13 +35,11 @@ class Training:
         base = torch.optim.Adam(self.net.parameters(), lr=0.01, **options)
         self.opt = MultiObjectiveGradient(base, claims.rule)
         self.x = torch.ones(5, 3, device=device)
-        # a number is copied to the device from pageable memory; who must not wait passes tensors
-        self.signals = {name: torch.full((), value, device=device) for name, value in claims.signals.items()}
 
     def backward(self):
         out = self.net(self.x)
         losses = {name: out[:, i].square().mean() + 0.1 for i, name in enumerate(self.names)}
-        return self.opt.backward(losses, **self.signals)
+        return self.opt.backward(losses, **self.claims.signals)
 
     def step(self):
         self.opt.zero_grad()
