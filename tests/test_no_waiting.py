@@ -26,14 +26,16 @@ every_gram_rule = pytest.mark.parametrize(
 class Training:
     """A network, an optimizer with a rule, and steps on as many losses as the rule takes, up to three."""
 
-    def __init__(self, claims: Claims, device: str, m: int | None = None, **options: object) -> None:
+    def __init__(
+        self, claims: Claims, device: str, wrapped: dict[str, object] | None = None, **options: object
+    ) -> None:
         low, high = claims.losses
         self.claims = claims
-        self.names = NAMES[: m or min(high, max(low, 3))]
+        self.names = NAMES[: min(high, max(low, 3))]
         first, last = nn.Linear(3, 4, device=device), nn.Linear(4, len(self.names), device=device)
         self.net = nn.Sequential(first, nn.Tanh(), last)
-        base = torch.optim.Adam(self.net.parameters(), lr=0.01, **options)
-        self.opt = MultiObjectiveGradient(base, claims.rule)
+        base = torch.optim.Adam(self.net.named_parameters(), lr=0.01, **options)
+        self.opt = MultiObjectiveGradient(base, claims.rule, **(wrapped or {}))
         self.x = torch.ones(5, 3, device=device)
 
     def backward(self):
@@ -113,7 +115,10 @@ def test_a_recorded_step_goes_on_when_replayed(claims, monkeypatch):
         assert torch.equal(ours, theirs)
 
 
-@pytest.mark.parametrize("options", [{"accumulate": False}, {"blocks": "layer"}, {"engine": "batched"}], ids=str)
+CAPTURED = [{"accumulate": False}, {"blocks": "layer"}, {"engine": "batched"}, {"engine": "hooks"}]
+
+
+@pytest.mark.parametrize("options", CAPTURED, ids=str)
 def test_a_recorded_step_goes_on_when_replayed_with(options, monkeypatch):
     claims = next(c for c in CLAIMS if c.name == "DWA")
     for ours, theirs in zip(*replayed_and_eager(claims, monkeypatch, **options), strict=True):
@@ -137,11 +142,9 @@ def test_held_weights_are_refused_while_a_graph_is_captured(monkeypatch):
         assert torch.equal(p, then)
 
 
-@pytest.mark.cuda
-@every_rule
-def test_a_whole_step_is_captured_and_replayed(claims):
-    """Forward, backwards, rule and Adam in one CUDA graph: the parameters go where steps one by one take them."""
-    eager, captured = Training(claims, "cuda", capturable=True), Training(claims, "cuda", capturable=True)
+def captured_and_eager(claims, **options):
+    """The parameters after steps of which all but the first three were replayed, and after as many that were taken."""
+    eager, captured = (Training(claims, "cuda", options, capturable=True) for _ in range(2))
     captured.net.load_state_dict(eager.net.state_dict())
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
@@ -156,5 +159,20 @@ def test_a_whole_step_is_captured_and_replayed(claims):
     for _ in range(3):
         graph.replay()
         eager.step()
-    for ours, theirs in zip(captured.net.parameters(), eager.net.parameters(), strict=True):
+    return list(captured.net.parameters()), list(eager.net.parameters())
+
+
+@pytest.mark.cuda
+@every_rule
+def test_a_whole_step_is_captured_and_replayed(claims):
+    """Forward, backwards, rule and Adam in one CUDA graph: the parameters go where steps one by one take them."""
+    for ours, theirs in zip(*captured_and_eager(claims), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.cuda
+@pytest.mark.parametrize("options", CAPTURED, ids=str)
+def test_a_whole_step_is_captured_and_replayed_with(options):
+    claims = next(c for c in CLAIMS if c.name == "DWA")
+    for ours, theirs in zip(*captured_and_eager(claims, **options), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)

@@ -1,13 +1,15 @@
 """From `backward` to the end of `step` nothing comes from the host or goes there, whatever the options.
 
 Steps of fake tensors on the "meta" device: whoever reads a value raises, and whoever copies one from the host, for
-which a CUDA device would have to be waited for, is seen doing it. The base is SGD, since Adam counts its steps on the
-host unless it runs on CUDA; `tests/test_no_waiting.py` has both on a GPU.
+which a CUDA device would have to be waited for, is seen doing it. The same steps on CUDA, where there is one, in the
+mode in which torch raises itself. The base is SGD, since Adam counts its steps on the host unless it runs on CUDA;
+`tests/test_no_waiting.py` has both.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import pytest
 import torch
@@ -33,23 +35,42 @@ every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
 either_way = pytest.mark.parametrize("by_host", [False, True], ids=["backward", "join"])
 
 
-@pytest.fixture(autouse=True)
-def _no_values():
+@pytest.fixture(params=["meta", pytest.param("cuda", marks=pytest.mark.cuda)])
+def device(request):
+    if request.param == "cuda":
+        yield "cuda"
+        return
     with FakeTensorMode():
+        yield "meta"
+
+
+@contextmanager
+def watched(device: str) -> Iterator[None]:
+    if device == "meta":
+        with NothingFromTheHost():
+            yield
+        return
+    torch.cuda.set_sync_debug_mode("error")
+    try:
         yield
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
 
 
 class Training:
     """A trunk, heads and an optimizer with a rule; signals are given as numbers."""
 
-    def __init__(self, rule, m: int = 3, signals: dict[str, float] | None = None, **options: object) -> None:
-        self.trunk = nn.Sequential(nn.Linear(3, 4, device="meta"), nn.Tanh())
-        self.head = nn.Linear(4, m, device="meta")
+    def __init__(
+        self, device: str, rule, m: int = 3, signals: dict[str, float] | None = None, **options: object
+    ) -> None:
+        self.device = device
+        self.trunk = nn.Sequential(nn.Linear(3, 4, device=device), nn.Tanh())
+        self.head = nn.Linear(4, m, device=device)
         self.names = NAMES[:m]
         named = [*self.trunk.named_parameters("trunk"), *self.head.named_parameters("head")]
         self.base = torch.optim.SGD(named, lr=0.1, momentum=0.9)
         self.opt = MultiObjectiveGradient(self.base, rule, **options)
-        self.x = torch.empty(5, 3, device="meta")
+        self.x = torch.ones(5, 3, device=device)
         self.signals = signals or {}
 
     def losses(self) -> tuple[Tensor, dict[str, Tensor]]:
@@ -59,12 +80,12 @@ class Training:
 
     def steps(self, backward: Callable[[Training], object], micro_batches: int = 2, steps: int = 2) -> None:
         for _ in range(steps):
-            with NothingFromTheHost():
+            with watched(self.device):
                 self.opt.zero_grad()
                 for _ in range(micro_batches):
                     backward(self)
                 self.opt.step()
-        assert self.head.weight.grad.device.type == "meta"
+        assert self.head.weight.grad.device.type == self.device
 
 
 def plainly(training: Training) -> None:
@@ -86,21 +107,22 @@ def losses_of(claims, most: int) -> int:
 
 
 @every_rule
-def test_no_rule_asks_the_host(claims):
-    Training(claims.rule, losses_of(claims, 3), claims.signals).steps(plainly)
+def test_no_rule_asks_the_host(device, claims):
+    Training(device, claims.rule, losses_of(claims, 3), claims.signals).steps(plainly)
 
 
 @every_rule
-def test_nor_does_it_for_many_losses(claims):
+def test_nor_does_it_for_many_losses(device, claims):
     """For which solvers go another way."""
-    Training(claims.rule, losses_of(claims, 9), claims.signals).steps(plainly, micro_batches=1, steps=1)
+    Training(device, claims.rule, losses_of(claims, 9), claims.signals).steps(plainly, micro_batches=1, steps=1)
 
 
 @pytest.mark.parametrize("rule", [UPGrad(), DualProj(), MGDA(), NashMTL()], ids=repr)
 @pytest.mark.parametrize("m", [2, 9, 17, 33])
-def test_nor_are_many_systems_left_to_a_library_that_waits(rule, m):
-    with NothingFromTheHost():
-        assert rule(torch.empty(m, m, device="meta")).shape == (m,)
+def test_nor_are_many_systems_left_to_a_library_that_waits(device, rule, m):
+    gram = torch.eye(m, device=device)
+    with watched(device):
+        assert rule(gram).shape == (m,)
 
 
 RULES = [AngleBisector(), UPGrad(), DWA(), PINNAnnealing(residual="a"), GradDrop()]
@@ -122,36 +144,36 @@ KINDS = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__nam
     ids=str,
 )
 @either_way
-def test_no_option_asks_the_host(rule, options, micro_batches, by_host):
-    Training(rule, **options).steps(by_join if by_host else plainly, micro_batches)
+def test_no_option_asks_the_host(device, rule, options, micro_batches, by_host):
+    Training(device, rule, **options).steps(by_join if by_host else plainly, micro_batches)
 
 
 @pytest.mark.parametrize("rule", [rule for rule in RULES if not isinstance(rule, GradDrop)], ids=repr)
 @either_way
-def test_held_weights_stay_on_the_device(rule, by_host):
-    Training(rule, refresh_every=2).steps(by_join if by_host else plainly, steps=3)
+def test_held_weights_stay_on_the_device(device, rule, by_host):
+    Training(device, rule, refresh_every=2).steps(by_join if by_host else plainly, steps=3)
 
 
 @KINDS
-def test_a_shared_tensor_asks_nobody(rule):
-    Training(rule).steps(at_features, 1)
+def test_a_shared_tensor_asks_nobody(device, rule):
+    Training(device, rule).steps(at_features, 1)
 
 
 @KINDS
-def test_a_scale_stays_on_the_device(rule):
-    scaler = torch.amp.GradScaler("cpu")
-    scaler.scale(torch.empty((), device="meta"))  # makes the scale
+def test_a_scale_stays_on_the_device(device, rule):
+    scaler = torch.amp.GradScaler("cuda" if device == "cuda" else "cpu")
+    scaler.scale(torch.ones((), device=device))  # makes the scale
 
     def scaled(training: Training) -> None:
         training.opt.backward(training.losses()[1], scaler=scaler)
 
-    Training(rule).steps(scaled)
+    Training(device, rule).steps(scaled)
 
 
 @KINDS
 @pytest.mark.parametrize("several", [False, True], ids=["one function", "several functions"])
-def test_functions_of_the_parameters_ask_nobody(rule, several):
-    training = Training(rule)
+def test_functions_of_the_parameters_ask_nobody(device, rule, several):
+    training = Training(device, rule)
 
     def of(i: int) -> Callable[[dict[str, Tensor]], Tensor]:
         return lambda p: (p["head.weight"] @ (p["trunk.0.weight"] @ training.x.T))[i].square().mean()
@@ -173,5 +195,5 @@ def test_functions_of_the_parameters_ask_nobody(rule, several):
 )
 def test_who_asks_the_host_is_noticed(rule):
     """The tests above can fail."""
-    with pytest.raises((DataDependentOutputException, AssertionError)):
-        Training(rule).steps(plainly)
+    with FakeTensorMode(), pytest.raises((DataDependentOutputException, AssertionError)):
+        Training("meta", rule).steps(plainly)
