@@ -253,6 +253,23 @@ def test_all_of_it_fits_the_time_that_is_promised() -> None:
     assert {script for script, _, _ in everything.QUICK} == {script for script, _, _ in everything.CUDA}
 
 
+STOPPED = """
+import sys, time
+try:
+    time.sleep(60)
+finally:
+    open(sys.argv[1], "w").write("drawn")
+"""
+
+
+def test_what_is_stopped_draws_what_it_has(tmp_path: Path) -> None:
+    outcome = everything.run([sys.executable, "-c", STOPPED, str(tmp_path / "figure")], 3)
+    assert outcome.startswith("stopped at its limit of 3 s")
+    assert (tmp_path / "figure").read_text() == "drawn"
+    assert everything.run([sys.executable, "-c", "raise SystemExit(3)"], None) == "failed with exit code 3"
+    assert everything.run([sys.executable, "-c", ""], 60) == "done"
+
+
 def test_the_page_about_speed_says_what_was_measured() -> None:
     page = tables.PAGE.read_text()
     assert tables.filled(page) == page, "run python benchmarks/tables.py"
