@@ -59,8 +59,8 @@ def taken(tensors: Sequence[Tensor], m: int) -> bool:
 def products_by_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products of each row with itself and with those after it: (m (m + 1) / 2,), double precision.
 
-    The columns are of one dtype, on one device, and `taken`. Sums over `CHUNK` elements are formed in float32
-    (float64 for double precision), sums of those in float64.
+    The columns are of one dtype, on one device, and `taken`. Sums over at most `CHUNK` elements are formed in
+    float32 (float64 for double precision), none of them one after the other all along, sums of those in float64.
     """
     from . import triton_kernels
 

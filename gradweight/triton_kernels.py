@@ -76,18 +76,19 @@ def products(
 ):
     """What `dots` does, by products of matrices of PADDED rows, at least 16 and a power of two, for many gradients.
 
-    In full precision, whatever is allowed for products of matrices elsewhere.
+    In full precision, whatever is allowed for products of matrices elsewhere. The products of one block after the other
+    are added up in float64: in float32 they would be one chain of CHUNK additions, which loses a digit and a half.
     """
     program, column, start, size = _place(chunks)
     i = tl.arange(0, PADDED)
     address = tl.load(addresses + column * M + i, mask=i < M, other=0)
     end = tl.where(address == 0, 0, size)
     row = address.to(tl.pointer_type(TYPE))
-    total = tl.zeros((PADDED, PADDED), WIDE)
+    total = tl.zeros((PADDED, PADDED), tl.float64)
     for begin in range(0, CHUNK, BLOCK):
         at = start + begin + tl.arange(0, BLOCK)
         tile = tl.load(row[:, None] + at[None, :], mask=at[None, :] < end[:, None], other=0.0).to(WIDE)
-        total = tl.dot(tile, tl.trans(tile), total, input_precision="ieee", out_dtype=WIDE)
+        total += tl.dot(tile, tl.trans(tile), input_precision="ieee", out_dtype=WIDE).to(tl.float64)
     first, second = i[:, None], i[None, :]
     pair = first * M - first * (first - 1) // 2 + second - first
     tl.store(out + program * (M * (M + 1) // 2) + pair, total, mask=(first <= second) & (second < M))

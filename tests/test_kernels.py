@@ -223,12 +223,16 @@ def compiled(kernel, block, type, wide, pointers, **constants):
     return triton.compile(ASTSource(kernel, signature, constants), target=GPUTarget("cuda", 90, 32))
 
 table = {"addresses": "*i64", "chunks": "*i64"}
-kinds = {tl.float32: (tl.float32, "*fp32"), tl.bfloat16: (tl.float32, "*fp32"), tl.float64: (tl.float64, "*fp64")}
-for type, (wide, real) in kinds.items():
-    out = table | {"out": real}
-    compiled(triton_kernels.dots, kernels._BLOCK, type, wide, out, M=2)
-    compiled(triton_kernels.products, kernels._MANY_BLOCK, type, wide, out, M=7, PADDED=16)
-    combine = table | {"targets": "*i64", "weights": real}
+real = {tl.float32: "*fp32", tl.float64: "*fp64"}
+kinds = {tl.float32: tl.float32, tl.float16: tl.float32, tl.bfloat16: tl.float32, tl.float64: tl.float64}
+for type, wide in kinds.items():
+    out = table | {"out": real[wide]}
+    compiled(triton_kernels.dots, kernels._BLOCK, type, wide, out, M=kernels.FEW)
+    for m, padded in ((7, 16), (kernels.MANY, 32)):
+        products = compiled(triton_kernels.products, kernels._MANY_BLOCK, type, wide, out, M=m, PADDED=padded)
+        # Triton makes one chain of additions of what is added to a product in its own precision: 16,384 in float32
+        assert "xf64" in products.asm["ttgir"]
+    combine = table | {"targets": "*i64", "weights": real[wide]}
     compiled(triton_kernels.weighted_sum, kernels._BLOCK, type, wide, combine, M=2)
 print("compiled")
 """
