@@ -18,7 +18,7 @@ from .kernels import DEVICES, combine_by_kernel, taken
 from .layout import LOW_PRECISION, fits, is_dense
 from .ownership import private
 from .piecewise import Factor, combine_piecewise, factors_of
-from .together import CALLED, Column, add_together, combine_together
+from .together import CALLED, Column, add_together, added_together, combine_together
 
 __all__ = [
     "Row",
@@ -115,25 +115,31 @@ def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
     """The sums ``old[i][p] + new[i][p]``, formed in the tensors of ``new`` where nobody else can see them.
 
     ``old`` is never written to, so that whoever fails after this has lost nothing. Autograd may return one tensor
-    for two parameters, or an expanded one: those are added out of place.
+    for two parameters, or an expanded one: those are added out of place. So are now and then those of the last loss on
+    a GPU, which the thread that has walked back there may still hold for an instant.
     """
     ours = private(new)
     result: list[Row] = []
     into: list[Tensor] = []
     what: list[Tensor] = []
+    apart: list[tuple[Row, int, Tensor, Tensor]] = []
     for old_row, new_row, free in zip(old, new, ours, strict=True):
         row: Row = []
         for a, b, writable in zip(old_row, new_row, free, strict=True):
             if a is None or b is None:
                 row.append(b if a is None else a)
                 continue
-            if not (writable and is_dense(b)):
-                b = torch.empty_like(b).copy_(b)
-            into.append(b)
-            what.append(a)
+            if writable and is_dense(b):
+                into.append(b)
+                what.append(a)
+            else:
+                apart.append((row, len(row), a, b))
             row.append(b)
         result.append(row)
     add_together(into, what)
+    sums = added_together([b for *_, b in apart], [a for _, _, a, _ in apart])
+    for (row, index, _, _), total in zip(apart, sums, strict=True):
+        row[index] = total
     return result
 
 

@@ -5,14 +5,14 @@ What these need beyond the tensors themselves is room for one term, of a part of
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from .layout import LOW_PRECISION
 
-__all__ = ["CALLED", "Column", "add_together", "combine_together"]
+__all__ = ["CALLED", "Column", "add_together", "added_together", "combine_together"]
 
 CALLED = {"cpu"}
 """Kinds of devices where an operation is a function call: one for each tensor, while it is in the cache, is best."""
@@ -72,10 +72,22 @@ def _parts(columns: list[Column]) -> Iterator[list[Column]]:
 
 def add_together(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     """``tensors[i] += others[i]``."""
-    groups: dict[tuple[torch.device, torch.dtype], tuple[list[Tensor], list[Tensor]]] = {}
-    for tensor, other in zip(tensors, others, strict=True):
-        into, what = groups.setdefault((tensor.device, tensor.dtype), ([], []))
-        into.append(tensor)
-        what.append(other)
-    for into, what in groups.values():
-        torch._foreach_add_(into, what)
+    for indices in _by_kind(tensors):
+        torch._foreach_add_([tensors[i] for i in indices], [others[i] for i in indices])
+
+
+def added_together(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+    """``tensors[i] + others[i]``, in new tensors."""
+    sums = list(tensors)
+    for indices in _by_kind(tensors):
+        found = torch._foreach_add([tensors[i] for i in indices], [others[i] for i in indices])
+        for i, total in zip(indices, found, strict=True):
+            sums[i] = total
+    return sums
+
+
+def _by_kind(tensors: Sequence[Tensor]) -> Iterable[list[int]]:
+    groups: dict[tuple[torch.device, torch.dtype], list[int]] = {}
+    for i, tensor in enumerate(tensors):
+        groups.setdefault((tensor.device, tensor.dtype), []).append(i)
+    return groups.values()

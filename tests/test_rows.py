@@ -266,6 +266,19 @@ def test_launches_of_a_direction_do_not_grow_with_the_number_of_tensors(asked, m
     assert many == few == 1
 
 
+def test_launches_do_not_grow_with_gradients_that_somebody_else_holds():
+    """On a GPU that is the thread that walked back, for an instant after the last loss."""
+
+    def count(parameters):
+        old, new = ([[torch.randn(3, 5) for _ in range(parameters)]] for _ in range(2))
+        held = list(new[0])
+        found = launches(lambda: accumulate(old, new))
+        assert all(then is now for then, now in zip(held, new[0], strict=True))
+        return found
+
+    assert count(400) == count(4) == 1
+
+
 def test_launches_of_a_whole_step_beyond_autograd_and_the_base(asked):
     def count(layers):
         net = torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(layers)])
