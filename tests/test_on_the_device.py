@@ -125,6 +125,10 @@ def test_nor_are_many_systems_left_to_a_library_that_waits(device, rule, m):
         assert rule(gram).shape == (m,)
 
 
+def trunk_alone(name: str) -> str | None:
+    return "trunk" if name.startswith("trunk") else None
+
+
 RULES = [AngleBisector(), UPGrad(), DWA(), PINNAnnealing(residual="a"), GradDrop()]
 KINDS = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__name__)
 
@@ -138,10 +142,10 @@ KINDS = pytest.mark.parametrize("rule", RULES, ids=lambda rule: type(rule).__nam
         ({"engine": "batched"}, 2),
         ({"blocks": "layer"}, 2),
         ({"blocks": "group", "accumulate": False}, 1),
-        ({"blocks": lambda name: "trunk" if name.startswith("trunk") else None}, 2),
+        ({"blocks": trunk_alone}, 2),
         ({"history": 2}, 2),
     ],
-    ids=str,
+    ids=["in place", "hooks", "batched", "layers", "groups, in place", "trunk", "history"],
 )
 @either_way
 def test_no_option_asks_the_host(device, rule, options, micro_batches, by_host):
