@@ -99,7 +99,7 @@ class Step:
             self.changed = {}
         self.versions = self._versions()
         self.stepped = True
-        if not self.settings.accumulate:
+        if self.accumulated is None:  # nothing to add to
             self.backward_done = False
         return followed
 
@@ -130,10 +130,11 @@ class Step:
     ) -> Combination:
         """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
         self.clear_if_zeroed()
-        if self.backward_done and (shared is not None or not self.settings.accumulate):
+        before = self.backward_done or self.waiting is not None
+        if (before and shared is not None) or (self.backward_done and self.accumulated is None):
             raise RuntimeError(
-                f"{'accumulate=False' if shared is None else 'shared='} says that a step is one backward, whose rows "
-                "are not kept; this is the second one before step() or zero_grad(): do without it to add up "
+                f"{'shared=' if self.settings.accumulate else 'accumulate=False'} says that a step is one backward, "
+                "whose rows are not kept; this is the second one before step() or zero_grad(): do without it to add up "
                 "micro-batches"
             )
         earlier = self.accumulated or self.waiting
