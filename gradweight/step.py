@@ -130,8 +130,8 @@ class Step:
     ) -> Combination:
         """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
         self.clear_if_zeroed()
-        before = self.backward_done or self.waiting is not None
-        if (before and shared is not None) or (self.backward_done and self.accumulated is None):
+        begun = self.backward_done or self.waiting is not None
+        if (begun and shared is not None) or (self.backward_done and self.accumulated is None):
             raise RuntimeError(
                 f"{'shared=' if self.settings.accumulate else 'accumulate=False'} says that a step is one backward, "
                 "whose rows are not kept; this is the second one before step() or zero_grad(): do without it to add up "
