@@ -92,12 +92,14 @@ def test_a_step_leaves_nothing_to_the_garbage_collector(how: str) -> None:
             opt.backward(losses)
         opt.step()
 
-    step()
-    gc.collect()
+    garbage = []
     gc.disable()
     try:
         for _ in range(4):
-            step()
-        assert gc.collect() == 0
+            gc.collect()
+            for _ in range(4):
+                step()
+            garbage.append(gc.collect())
     finally:
         gc.enable()
+    assert min(garbage) == 0  # what earlier tests have left may come to light at any time, what a step leaves each time
