@@ -21,7 +21,7 @@ from .gradients import ENGINES, Losses, check_losses
 from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
-from .rule_state import STATE_KEY, pack, unpack
+from .rule_state import STATE_KEY, check_readable, pack
 from .settings import Settings
 from .step import Step
 from .step_hooks import with_step_hooks
@@ -338,9 +338,7 @@ class MultiObjectiveGradient(Optimizer):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        packed = [group[STATE_KEY] for group in state_dict["param_groups"] if isinstance(group.get(STATE_KEY), str)]
-        for text in packed:  # what cannot be read is found before the base has loaded anything
-            unpack(text, torch.device("cpu"))
+        check_readable(state_dict["param_groups"])  # before the base has loaded anything
         self.base.load_state_dict(state_dict)
         self._step.changed = {}
         self._step.saved()

@@ -8,7 +8,7 @@ written so that they read back bit for bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from .ownership import storage
 from .rule import State
 
-__all__ = ["STATE_KEY", "keep", "pack", "unpack"]
+__all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
@@ -113,6 +113,13 @@ def unpack(text: str, device: torch.device) -> State:
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(_unreadable(text)) from error
     raise ValueError(_unreadable(text))
+
+
+def check_readable(groups: Iterable[dict[str, Any]]) -> None:
+    """Raise `ValueError` if a rule's state in the parameter groups of a checkpoint cannot be read."""
+    for group in groups:
+        if isinstance(group.get(STATE_KEY), str):
+            unpack(group[STATE_KEY], torch.device("cpu"))
 
 
 def _unreadable(text: str) -> str:
