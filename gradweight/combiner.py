@@ -188,7 +188,6 @@ class Combiner:
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
             weights, changed[key] = self._call(self._stateful.update, matrix, state, **given)
-            weights = weights.clone() if isinstance(weights, Tensor) else weights  # the state is written to in place
         else:
             weights = self._call(self.rule, matrix, **given)  # type: ignore[arg-type]
         check_weights(weights, self.signals.rule, matrix)
@@ -246,7 +245,8 @@ def _finite(matrix: Tensor) -> Tensor | None:
 
 
 def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
-    return weights if finite is None else torch.where(finite.to(weights.device), weights, torch.nan)
+    # always a new tensor: a rule's state is written to in place, and so may be weights that it holds or learns
+    return weights.clone() if finite is None else torch.where(finite.to(weights.device), weights, torch.nan)
 
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:

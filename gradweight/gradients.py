@@ -21,7 +21,7 @@ graphs of all the other losses, which nearly doubles a step where two losses hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
@@ -50,6 +50,11 @@ class Gradients:
     names: tuple[str, ...]
     losses: list[Tensor]
     rows: list[Row]
+
+    def ordered(self, names: Collection[str]) -> Gradients:
+        """The same with the losses in the order of ``names``."""
+        places = [self.names.index(name) for name in names]
+        return Gradients(tuple(names), [self.losses[i] for i in places], [self.rows[i] for i in places])
 
 
 def loss_gradients(

@@ -87,7 +87,7 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     parts = [(present, some.sums()) for (present, _, _), some in products.items()]
     parts += [(everyone, products_by_kernel(columns)) for columns in by_kernel.values()]
     if all(isinstance(sums, list) for _, sums in parts):
-        return torch.tensor(_read_total(m, parts), dtype=dtype)  # type: ignore[arg-type]
+        return torch.tensor(_read_total(m, parts), dtype=dtype, device="cpu")  # type: ignore[arg-type]
     entries = iter(_total(m, parts).to(dtype).unbind())
     if m == 1:
         return next(entries).view(1, 1)
@@ -205,7 +205,7 @@ def _total(m: int, parts: Sequence[tuple[Sequence[int], Tensor | list[float]]]) 
     first = next(sums for _, sums in parts if isinstance(sums, Tensor))
     found: dict[tuple[int, int], list[Tensor]] = {(i, j): [] for i in range(m) for j in range(i, m)}
     for present, sums in parts:
-        tensor = sums if isinstance(sums, Tensor) else torch.tensor(sums, dtype=torch.float64)
+        tensor = sums if isinstance(sums, Tensor) else torch.tensor(sums, dtype=torch.float64, device="cpu")
         entries = iter(tensor.to(first.device, non_blocking=True).unbind())
         for k, i in enumerate(present):
             for j in present[k:]:

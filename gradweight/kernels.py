@@ -118,7 +118,7 @@ def _type(dtype: torch.dtype) -> Any:
 
 def _table(addresses: list[int], device: torch.device) -> Tensor:
     # from pinned memory, because a copy from any other waits for what the device is doing
-    on_host = torch.tensor(addresses, dtype=torch.int64, pin_memory=device.type == "cuda")
+    on_host = torch.tensor(addresses, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
     return on_host.to(device, non_blocking=True)
 
 

@@ -21,9 +21,10 @@ from .gradients import ENGINES, Losses, check_losses
 from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
-from .rule_state import STATE_KEY, pack
+from .rule_state import STATE_KEY, check_readable, pack
 from .settings import Settings
 from .step import Step
+from .step_hooks import with_step_hooks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
@@ -273,6 +274,7 @@ class MultiObjectiveGradient(Optimizer):
 
     # ---- the optimizer's own interface, handed to the base
 
+    @with_step_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the base optimizer along ``.grad``; with nothing pending, a plain step of the base.
 
@@ -327,11 +329,16 @@ class MultiObjectiveGradient(Optimizer):
         return state_dict
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Load what `state_dict`, or the bare base's, returned."""
+        """Load what `state_dict`, or the bare base's, returned.
+
+        Raises:
+            ValueError: the base's groups are others, or a rule's state cannot be read; nothing has been loaded then.
+        """
         state_dict = state_dict.copy()  # hooks may change it; the caller's own stays as it is
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
+        check_readable(state_dict["param_groups"])  # before the base has loaded anything
         self.base.load_state_dict(state_dict)
         self._step.changed = {}
         self._step.saved()
@@ -375,7 +382,7 @@ class MultiObjectiveGradient(Optimizer):
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler leaves its wrapper of step() on the instance, and hooks are not pickled by any optimizer
-        skip = {"step", "_zero_grad_profile_name"} | {name for name in self.__dict__ if name.endswith("_hooks")}
+        skip = {"step"} | {name for name in self.__dict__ if name.endswith("_hooks")}
         return {name: value for name, value in self.__dict__.items() if name not in skip}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
@@ -390,4 +397,3 @@ class MultiObjectiveGradient(Optimizer):
         self._optimizer_load_state_dict_pre_hooks = OrderedDict()
         self._optimizer_load_state_dict_post_hooks = OrderedDict()
         self._warned_capturable_if_run_uncaptured = True
-        self._patch_step_function()

@@ -77,11 +77,11 @@ def conflicts(steps: Sequence[Combination]) -> Figure:
     """
     names = _names(steps, "conflicts")
     position = {name: i for i, name in enumerate(names)}
-    total = torch.zeros(len(names), len(names), dtype=torch.float64)
+    total = torch.zeros(len(names), len(names), dtype=torch.float64, device="cpu")
     obtuse, seen = torch.zeros_like(total), torch.zeros_like(total)
     for step in steps:
         cosines = step.cosines.detach().to("cpu", torch.float64)
-        where = torch.tensor([position[name] for name in step.names])
+        where = torch.tensor([position[name] for name in step.names], device="cpu")
         measured = ~cosines.isnan()
         index = where[:, None], where[None, :]
         total[index] += cosines.nan_to_num()
@@ -120,9 +120,9 @@ def _low(values: Sequence[float]) -> float:
 
 
 def _degrees(cosine: float | None) -> float:
-    return (
-        float("nan") if cosine is None else float(torch.rad2deg(torch.acos(torch.tensor(cosine, dtype=torch.float64))))
-    )
+    if cosine is None:
+        return float("nan")
+    return float(torch.rad2deg(torch.acos(torch.tensor(cosine, dtype=torch.float64, device="cpu"))))
 
 
 def _pyplot() -> Any:

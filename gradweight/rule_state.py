@@ -8,7 +8,7 @@ written so that they read back bit for bit.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from torch import Tensor
 from .ownership import storage
 from .rule import State
 
-__all__ = ["STATE_KEY", "keep", "pack", "unpack"]
+__all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
@@ -52,15 +52,17 @@ def _keep(saved: State, changed: State) -> None:
             saved[name] = _own(value)
 
 
-def _apart(changed: State, saved: State, ours: set[int]) -> State:
+def _apart(changed: State, saved: Any, ours: set[int]) -> State:
     """``changed`` with copies of what lies in the memory of ``saved`` elsewhere, where it may be overwritten first."""
-
-    def apart(value: Any, old: Any) -> Any:
+    apart: State = {}
+    for name, value in changed.items():
+        old = saved.get(name) if isinstance(saved, dict) else None
         if isinstance(value, dict):
-            return {name: apart(v, old.get(name) if isinstance(old, dict) else None) for name, v in value.items()}
-        return value.clone() if isinstance(value, Tensor) and value is not old and storage(value) in ours else value
-
-    return apart(changed, saved)  # type: ignore[no-any-return]
+            apart[name] = _apart(value, old, ours)
+        else:
+            moved = isinstance(value, Tensor) and value is not old and storage(value) in ours
+            apart[name] = value.clone() if moved else value
+    return apart
 
 
 def _own(value: Any) -> Any:
@@ -93,15 +95,36 @@ def pack(state: State) -> str:
 
 
 def unpack(text: str, device: torch.device) -> State:
-    """What `pack` was given, its tensors on ``device``."""
+    """What `pack` was given, its tensors on ``device``.
+
+    Raises:
+        ValueError: the text is not what `pack` returns.
+    """
 
     def restore(value: dict[str, Any]) -> Any:
         if value.keys() != {"dtype", "data"}:
             return value
         return torch.tensor(value["data"], dtype=getattr(torch, value["dtype"]), device=device)
 
-    state: State = json.loads(text, object_hook=restore)
-    return state
+    try:
+        state: State = json.loads(text, object_hook=restore)
+        if isinstance(state, dict):
+            return state
+    except (ValueError, TypeError, AttributeError, RuntimeError) as error:
+        raise ValueError(_unreadable(text)) from error
+    raise ValueError(_unreadable(text))
+
+
+def check_readable(groups: Iterable[dict[str, Any]]) -> None:
+    """Raise `ValueError` if a rule's state in the parameter groups of a checkpoint cannot be read."""
+    for group in groups:
+        if isinstance(group.get(STATE_KEY), str):
+            unpack(group[STATE_KEY], torch.device("cpu"))
+
+
+def _unreadable(text: str) -> str:
+    start = text if len(text) < 60 else f"{text[:60]}..."
+    return f"a rule's state in a checkpoint must be what state_dict() has written, JSON of tensors; got {start!r}"
 
 
 def _plain(value: object) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -99,7 +99,7 @@ class Step:
             self.changed = {}
         self.versions = self._versions()
         self.stepped = True
-        if not self.settings.accumulate:
+        if self.accumulated is None:  # nothing to add to
             self.backward_done = False
         return followed
 
@@ -130,18 +130,15 @@ class Step:
     ) -> Combination:
         """Add the gradients of one micro-batch and lay the new direction into ``.grad``."""
         self.clear_if_zeroed()
-        if self.backward_done and (shared is not None or not self.settings.accumulate):
+        begun = self.backward_done or self.waiting is not None
+        if (begun and shared is not None) or (self.backward_done and self.accumulated is None):
             raise RuntimeError(
-                f"{'accumulate=False' if shared is None else 'shared='} says that a step is one backward, whose rows "
-                "are not kept; this is the second one before step() or zero_grad(): do without it to add up "
+                f"{'shared=' if self.settings.accumulate else 'accumulate=False'} says that a step is one backward, "
+                "whose rows are not kept; this is the second one before step() or zero_grad(): do without it to add up "
                 "micro-batches"
             )
-        earlier = self.accumulated or self.waiting
         if isinstance(losses, Mapping):
-            # sums and states are by position, a mapping's order may be any
-            before = remembered_order(losses, self.saved()) if earlier is None else earlier.names
-            if before is not None and set(losses) == set(before):
-                losses = {name: losses[name] for name in before}  # type: ignore[assignment]
+            losses = {name: losses[name] for name in self._ordered(losses)}  # type: ignore[assignment]
         micro = MicroBatch(losses, self.params(), signals, scale, retain_graph, joined, self.settings)
         processes = self.exchanging(micro.params)
         if shared is not None:
@@ -155,7 +152,7 @@ class Step:
 
         def compute(losses: Losses, on_row: OnRow | None) -> Gradients:
             micro.check_signals()
-            return loss_gradients(
+            found = loss_gradients(
                 losses,
                 micro.params,
                 names=self._names(micro.params),
@@ -164,6 +161,7 @@ class Step:
                 retain_graph=retain_graph,
                 on_row=on_row,
             )
+            return found.ordered(self._ordered(found.names)) if callable(losses) else found
 
         if self.local_only and processes.size > 1:
             return self._wait(micro, processes.local_gradients(losses, micro.params, compute))
@@ -193,6 +191,8 @@ class Step:
             # losses that this process does not have count as zero, here as everywhere
             mine = present(micro.losses) if processes.size > 1 else None
             values = evaluate(micro.losses if mine is None else mine, params, names) if mine != {} else {}
+            if callable(micro.losses):
+                values = {name: values[name] for name in self._ordered(values)}
             all_names = tuple(values if mine is None else micro.losses)
             return values, with_absent(values, all_names, params)
 
@@ -305,6 +305,15 @@ class Step:
         self.stepped = False
         self.last = combination
         return combination
+
+    def _ordered(self, names: Collection[str]) -> Collection[str]:
+        """The names of a step's losses in the order of those that they are added to, or that a state is kept for.
+
+        Sums and states are by position, a mapping's order may be any.
+        """
+        earlier = self.accumulated or self.waiting
+        before = remembered_order(names, self.saved()) if earlier is None else earlier.names
+        return names if before is None or set(names) != set(before) else before
 
     def _held_weights(self, losses: Losses) -> Tensor | None:
         if self.settings.refresh_every == 1:

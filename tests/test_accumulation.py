@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import AdaptiveWeights, AngleBisector, Constant, Mean, OrthogonalProjection, Sum
+from gradweight.rules import DWA, AdaptiveWeights, AngleBisector, Constant, GradNorm, Mean, OrthogonalProjection, Sum
 
 
 def network(dtype=torch.float32):
@@ -268,3 +268,31 @@ def test_the_order_of_the_names_may_differ_between_micro_batches():
     seen = opt.backward({"y": 5 * b.sum(), "x": 7 * a.sum()})
     assert seen.names == ("x", "y")
     assert (a.grad.item(), b.grad.item()) == (90.0, 8.0)
+
+
+@pytest.mark.parametrize("rule", [GradNorm(), DWA()], ids=["all gradients", "one backward"])
+def test_the_order_in_which_a_function_returns_its_losses_does_not_matter(rule):
+    def train(orders):
+        net = nn.Linear(3, 2).double()
+        with torch.no_grad():
+            for p in net.parameters():
+                p.copy_(torch.linspace(-1, 1, p.numel()).view_as(p))
+        opt = MultiObjectiveGradient(torch.optim.SGD(net.named_parameters(), lr=0.1), rule)
+        for step in orders:
+            opt.zero_grad()
+            for order in step:
+
+                def losses(params, order=order):
+                    y = torch.func.functional_call(net, params, (torch.ones(1, 3, dtype=torch.float64),))[0]
+                    found = {"x": y[0].exp(), "y": 1 + y[1].square()}
+                    return {name: found[name] for name in order}
+
+                seen = opt.backward(losses)
+                assert seen.names == ("x", "y")
+            opt.step()
+        return [p.detach() for p in net.parameters()], opt.state_dict()["param_groups"][0]["rule_state"]
+
+    params, state = train([["xy", "yx"], ["yx", "xy"], ["yx", "yx"]])
+    like, same = train([["xy", "xy"]] * 3)
+    assert all(torch.equal(p, q) for p, q in zip(params, like, strict=True))
+    assert state == same

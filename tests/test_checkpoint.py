@@ -222,6 +222,33 @@ def test_loading_discards_the_state_that_a_backward_had_proposed():
     assert str(opt.state_dict()["param_groups"]) == str(saved["param_groups"])
 
 
+@pytest.mark.parametrize(
+    ("spoil", "match"),
+    [
+        (lambda groups: groups.append(copy.deepcopy(groups[0])), "different number of parameter groups"),
+        (lambda groups: groups[0]["params"].pop(), "doesn't match the size"),
+        (lambda groups: groups[0].update(rule_state='{"cut off'), "rule's state .*cut off"),
+        (lambda groups: groups[0].update(rule_state="[1]"), "rule's state .*\\[1\\]"),
+        (lambda groups: groups[0].update(rule_state='{"a": {"dtype": "int7", "data": 1}}'), "rule's state .*int7"),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_loaded_changes_nothing(spoil, match):
+    net, opt = start(RunningNorms())
+    train(net, opt, range(2))
+    other_net, other = start(RunningNorms())
+    train(other_net, other, range(3))
+    bad = copy.deepcopy(other.state_dict())
+    spoil(bad["param_groups"])
+    twin_net, twin = by_deepcopy(net, opt, None)
+    with pytest.raises(ValueError, match=match):
+        opt.load_state_dict(bad)
+    assert str(opt.state_dict()) == str(twin.state_dict())
+    train(net, opt, range(2, 4))
+    train(twin_net, twin, range(2, 4))
+    assert str(opt.state_dict()) == str(twin.state_dict())
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), twin_net.parameters(), strict=True))
+
+
 @pytest.mark.parametrize("copied", [by_pickle, by_deepcopy], ids=["pickle", "deepcopy"])
 @pytest.mark.parametrize("accumulate", [True, False])
 def test_a_copy_made_between_backward_and_step(copied, accumulate):

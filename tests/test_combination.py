@@ -106,6 +106,17 @@ def test_it_keeps_no_graph_and_no_memory_of_the_run():
     assert copy.deepcopy(first).as_dict() == before
 
 
+def test_weights_that_a_rule_holds_and_changes_later_stay_as_they_were_seen():
+    w, schedule = nn.Parameter(torch.ones(2)), torch.tensor([1.0, 8.0])
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), lambda gram: schedule, history=2)
+    for _ in range(2):
+        opt.zero_grad()
+        opt.backward({"a": w.sum(), "b": w.square().sum()})
+        opt.step()
+        schedule /= 2
+    assert [seen.weights.tolist() for seen in opt.history] == [[1.0, 8.0], [0.5, 4.0]]
+
+
 # ---- no synchronisation: under fake tensors, which have no values, whatever looks at one raises
 
 

@@ -1,4 +1,7 @@
-"""Parameters on two devices: by fake tensors, which know where they lie and need no device to be there."""
+"""Parameters on two devices: by fake tensors, which know where they lie and need no device to be there.
+
+And a default device that is not the parameters': by the meta device, which holds no values.
+"""
 
 from __future__ import annotations
 
@@ -76,3 +79,35 @@ def test_a_dry_run_on_the_meta_device(claims, how):
     assert all(p.grad.is_meta and p.grad.shape == p.shape and p.grad.dtype == p.dtype for p in net.parameters())
     assert opt.last.weights.is_meta
     assert opt.last.weights.shape == (len(names),)
+
+
+def trained(claims, default, **options):
+    """Three steps of two micro-batches, the network made elsewhere than where new tensors go by default."""
+    torch.manual_seed(0)
+    low, _ = claims.losses
+    names = NAMES[: max(low, 2)]
+    net = nn.Sequential(nn.Linear(3, 9), nn.Tanh(), nn.Linear(9, len(names)))
+    data = torch.randn(6, 4, 3)
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), claims.rule, history=3, **options)
+    with torch.device(default):
+        for x in data.split(2):
+            opt.zero_grad()
+            for part in x:
+                outs = net(part).unbind(dim=1)
+                losses = {name: out.square().mean() + 0.1 for name, out in zip(names, outs, strict=True)}
+                opt.backward(losses, **claims.signals)
+            opt.step()
+        opt.load_state_dict(opt.state_dict())
+    return net, opt
+
+
+@every_rule
+@pytest.mark.parametrize("blocks", [None, "group"])
+def test_the_default_device_does_not_matter(claims, blocks):
+    net, opt = trained(claims, "meta", blocks=blocks)
+    like, _ = trained(claims, "cpu", blocks=blocks)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), like.parameters(), strict=True))
+    assert {seen.weights.device.type for seen in opt.history} == {"cpu"}
+    with torch.device("meta"):
+        assert opt.last.as_dict()
+        assert str(opt.last)

@@ -60,3 +60,9 @@ def test_conflicts_counts_obtuse_pairs(steps: list[Combination], tmp_path: Path)
 def test_no_steps() -> None:
     with pytest.raises(ValueError, match=r"plot\.history needs at least one Combination; got none"):
         plot.history([])
+
+
+def test_the_default_device_does_not_matter(steps: list[Combination]) -> None:
+    with torch.device("meta"):
+        for figure in (plot.history(steps), plot.conflicts(steps)):
+            plt.close(figure)

@@ -129,6 +129,36 @@ def test_a_shared_tensor_behind_another_is_an_error() -> None:
     assert all(p.grad is None for p in net.parameters())
 
 
+@pytest.mark.parametrize("how", ["backward", "join"])
+@pytest.mark.parametrize("shared_first", [True, False])
+def test_a_second_backward_loses_nothing_and_is_taken_after_the_step(how: str, shared_first: bool) -> None:
+    net = network()
+    opt = wrapped(net, AngleBisector())
+
+    def go(at_features: bool) -> None:
+        features, losses = forward(net)
+        options = {"shared": features} if at_features else {}
+        if how == "join":
+            opt.join(losses, **options).backward()
+        else:
+            opt.backward(losses, **options)
+
+    go(shared_first)
+    before = [p.grad.clone() for p in net.parameters()]
+    with pytest.raises(RuntimeError, match=r"shared= says .* one backward"):
+        go(not shared_first)
+    for p, grad in zip(net.parameters(), before, strict=True):
+        assert torch.equal(p.grad, grad)
+    if shared_first:  # else what has accumulated goes on doing so until zero_grad()
+        opt.step()
+        go(True)
+        taken = [p.grad.clone() for p in net.parameters()]
+        opt.zero_grad()
+        go(True)
+        for p, grad in zip(net.parameters(), taken, strict=True):
+            assert torch.equal(p.grad, grad)
+
+
 def test_errors_leave_everything_as_it_was() -> None:
     net = network()
     opt = wrapped(net, AngleBisector())

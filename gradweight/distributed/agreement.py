@@ -39,7 +39,7 @@ class Agreement:
         # three numbers whatever the facts are, or processes that differ could not even say so; the largest of x and of
         # -x together tell whether all x are the same
         combined = _hash("\n".join(f"{title}: {text}" for title, text in facts.items()))
-        numbers = torch.tensor([error is not None, combined, -combined], dtype=torch.int64)
+        numbers = torch.tensor([error is not None, combined, -combined], dtype=torch.int64, device="cpu")
         return Asked(self, dict(facts), error, numbers, self._largest(numbers))
 
     def union(self, masks: list[list[bool]], error: BaseException | None = None) -> list[list[bool]]:
@@ -48,7 +48,8 @@ class Agreement:
         Raises:
             Disagreement: another process had an ``error``; who has one itself is to raise that.
         """
-        flat = torch.tensor([error is not None, *(hit for mask in masks for hit in mask)], dtype=torch.uint8)
+        hits = [error is not None, *(hit for mask in masks for hit in mask)]
+        flat = torch.tensor(hits, dtype=torch.uint8, device="cpu")
         work = self._largest(flat)
         assert work is not None
         work.wait()

@@ -62,9 +62,8 @@ def sliced_wasserstein(
     if not (order >= 1 and math.isfinite(order)):
         raise ValueError(f"sliced_wasserstein needs an order >= 1, finite; got {order}")
     dtype = torch.promote_types(torch.promote_types(first.dtype, second.dtype), torch.float32)
-    directions = torch.randn(
-        first.shape[-1], projections, dtype=torch.float64, generator=torch.Generator().manual_seed(seed)
-    )
+    generator = torch.Generator().manual_seed(seed)
+    directions = torch.randn(first.shape[-1], projections, dtype=torch.float64, generator=generator, device="cpu")
     directions = (directions / directions.norm(dim=0)).to(first.device, dtype)
     x = (first.to(dtype) @ directions).sort(dim=-2).values
     y = (second.to(x) @ directions).sort(dim=-2).values

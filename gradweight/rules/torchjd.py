@@ -20,7 +20,7 @@ class FromTorchJD:
     def __call__(self, gram: Array, /) -> Array:
         if isinstance(gram, torch.Tensor):
             return self.weighting(gram)
-        weights = self.weighting(torch.tensor(np.asarray(gram)))
+        weights = self.weighting(torch.tensor(np.asarray(gram), device="cpu"))
         return array_namespace(gram).asarray(weights.detach().numpy(), dtype=gram.dtype)
 
 

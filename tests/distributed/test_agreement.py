@@ -75,6 +75,16 @@ def with_cpu() -> bool:
     return bool(torch.tensor(agreement.union([[True, False]])).any())
 
 
+def with_another_default_device() -> list[list[bool]]:
+    with torch.device("meta"):  # what hosts settle stays on the hosts
+        settle_same()
+        return union_of_masks()
+
+
+def test_the_default_device_does_not_matter(pair: Pool) -> None:
+    assert pair.run(with_another_default_device) == [[[True, False], [True, True]]] * 2
+
+
 def test_the_same_facts(pair: Pool) -> None:
     pair.run(settle_same)
 

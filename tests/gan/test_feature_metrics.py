@@ -182,3 +182,10 @@ def test_arguments_are_checked():
     ]:
         with pytest.raises(ValueError, match=message):
             call()
+
+
+def test_the_directions_do_not_depend_on_the_default_device():
+    x, y = normal(0, 9, 3), normal(1, 9, 3)
+    expected = sliced_wasserstein(x, y)
+    with torch.device("meta"):
+        assert torch.equal(sliced_wasserstein(x, y), expected)

@@ -1,0 +1,42 @@
+"""Step hooks: those of the wrapper, run around its step, which are not those that torch runs around every optimizer's.
+
+What torch itself puts around ``step`` also runs the hooks that were registered for all optimizers. The base is one: it
+runs them, and a wrapper that did so as well would have them act on the same gradients a second time.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+__all__ = ["with_step_hooks"]
+
+T = TypeVar("T", bound=Callable[..., Any])
+
+
+def with_step_hooks(step: T) -> T:
+    """The method with the hooks of `register_step_pre_hook` and `register_step_post_hook` before and after it.
+
+    Raises:
+        RuntimeError: a hook before the step returned something else than None or new arguments.
+    """
+
+    @functools.wraps(step)
+    def hooked(*args: Any, **kwargs: Any) -> Any:
+        optimizer = args[0]
+        for pre_hook in optimizer._optimizer_step_pre_hooks.values():
+            replaced = pre_hook(optimizer, args, kwargs)
+            if replaced is None:
+                continue
+            if not (isinstance(replaced, tuple) and len(replaced) == 2):
+                raise RuntimeError(
+                    f"a hook before step() must return None or a tuple (new_args, new_kwargs); got {replaced!r}"
+                )
+            args, kwargs = replaced
+        result = step(*args, **kwargs)
+        for post_hook in optimizer._optimizer_step_post_hooks.values():
+            post_hook(optimizer, args, kwargs)
+        return result
+
+    return hooked  # type: ignore[return-value]
