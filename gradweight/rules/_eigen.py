@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like
-from ._loops import compiled_once
+from ._linalg import _counting, _identity
+from ._loops import compiled_once, repeated
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
@@ -20,11 +20,13 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     m = matrix.shape[-1]
     identity = _identity(matrix)
     # in each round, the variable in place i is rotated with the one in place m - 1 - i; then all move on by one
-    first = xp.arange(m, **_like(matrix, dtype=xp.int64)) < m // 2
+    first = _counting(matrix, m) < m // 2
     in_the_middle = identity * xp.flip(identity, axis=-1)
-    vectors = identity
-    for _ in range(min(2 + m, 10) * (m - 1 if m % 2 == 0 else m)):
-        matrix, vectors = _rotations(matrix, vectors, identity, in_the_middle, first)
+    matrix, vectors = repeated(
+        lambda state: _rotations(*state, identity, in_the_middle, first),
+        min(2 + m, 10) * (m - 1 if m % 2 == 0 else m),
+        (matrix, identity),
+    )
     return xp.linalg.diagonal(matrix), vectors
 
 

@@ -6,7 +6,7 @@ import math
 
 from ..rule import Array, array_namespace
 from ._linalg import _identity, _like, _matvec, solve
-from ._loops import compiled_once
+from ._loops import compiled_once, repeated
 from ._quadratic import least, resolved
 
 _STEPS_OF_TWO = 6
@@ -38,9 +38,8 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
 
     y = b ** (1 / (1 + beta))
     y = y * (xp.sum(b * y ** (1 - beta)) / xp.clip(xp.sum(y * _matvec(matrix, y)), eps, None)) ** (1 / (1 + beta))
-    for _ in range(20 if beta == 1 else 20 + 10 * max(1, math.ceil(1 / beta))):
-        y = _newton_step(matrix, b, beta, lengths, y)
-    y = y * present
+    steps = 20 if beta == 1 else 20 + 10 * max(1, math.ceil(1 / beta))
+    y = repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
     return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
 
 

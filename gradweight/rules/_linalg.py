@@ -143,7 +143,7 @@ def conjugate_directions(matrix: Array, scale: float | None = None) -> tuple[Arr
     """
     xp = array_namespace(matrix)
     n = matrix.shape[-1]
-    index = xp.arange(n, **_like(matrix, dtype=xp.int64))
+    index = _counting(matrix, n)
     largest = xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None] if scale is None else scale
     floor = n * xp.finfo(matrix.dtype).eps * largest
     schur = matrix
@@ -176,6 +176,11 @@ def _matvec(matrix: Array, vector: Array) -> Array:
 
 def _identity(matrix: Array) -> Array:
     return array_namespace(matrix).eye(matrix.shape[-1], **_like(matrix))
+
+
+def _counting(array: Array, n: int) -> Array:
+    """0, ..., n - 1 in the integers that the library counts in: JAX warns of int64 unless it was asked for."""
+    return array_namespace(array).arange(n, **_like(array, dtype=None))
 
 
 def _like(array: Array, **overrides: Any) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Loops of fixed length whose body ``torch.compile`` compiles once instead of once for each turn."""
+"""Loops of fixed length whose body ``torch.compile`` and ``jax.jit`` compile once instead of once for each turn."""
 
 from __future__ import annotations
 
@@ -8,8 +8,36 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
+from ..rule import array_namespace
+
 P = ParamSpec("P")
 R = TypeVar("R")
+S = TypeVar("S")
+
+
+def repeated(body: Callable[[S], S], times: int, state: S) -> S:
+    """``body(body(... body(state)))``, ``times`` calls: a Python loop, or JAX's own inside of a transform of JAX.
+
+    ``jax.jit`` compiles every turn of a Python loop, and merges it with the ones before, which takes half a minute for
+    thirty turns and many minutes where they are long. A loop of its own it compiles once. Outside of a transform it
+    would compile it again at every call, which is why that is a Python loop, too.
+
+    Args:
+        body: a pure function, from arrays to arrays of the same shapes and dtypes; one that should be a region of
+            its own under ``torch.compile`` is `compiled_once`.
+        times: at least 1.
+        state: an array, or a tuple of them.
+    """
+    arrays = state if isinstance(state, tuple) else (state,)
+    if "jax" in array_namespace(arrays[0]).__name__:
+        import jax
+
+        if any(isinstance(array, jax.core.Tracer) for array in arrays):
+            looped: S = jax.lax.fori_loop(0, times, lambda _, state: body(state), state)
+            return looped
+    for _ in range(times):
+        state = body(state)
+    return state
 
 
 def compiled_once(body: Callable[P, R]) -> Callable[P, R]:

@@ -11,8 +11,8 @@ the network's sake, and eight digits less would undo everything here.
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, rounding_of, solve, stands_out
-from ._loops import compiled_once
+from ._linalg import _counting, _identity, _matvec, rounding_of, solve, stands_out
+from ._loops import compiled_once, repeated
 
 MOST_FACES_OF = 8
 
@@ -75,15 +75,14 @@ def all_faces(matrix: Array) -> Array:
     """Each of the 2**n sets of n variables as a row of ones and zeros: (n, n) -> (2**n, n)."""
     xp = array_namespace(matrix)
     n = matrix.shape[-1]
-    kwargs = _like(matrix, dtype=xp.int64)
-    return xp.astype(xp.arange(2**n, **kwargs)[:, None] // 2 ** xp.arange(n, **kwargs) % 2, matrix.dtype)
+    return xp.astype(_counting(matrix, 2**n)[:, None] // 2 ** _counting(matrix, n) % 2, matrix.dtype)
 
 
 def least(values: Array) -> Array:
     """A one in each column where it is least, zeros elsewhere: (f, r) -> (f, r). Not a number counts as largest."""
     xp = array_namespace(values)
     values = xp.where(xp.isnan(values), xp.inf, values)
-    index = xp.arange(values.shape[0], **_like(values, dtype=xp.int64))
+    index = _counting(values, values.shape[0])
     return xp.astype(index[:, None] == xp.argmin(values, axis=0)[None, :], values.dtype)
 
 
@@ -139,12 +138,10 @@ def up_to_the_boundary(y: Array, change: Array, free: Array) -> tuple[Array, Arr
 
 
 def _lawson_hanson(matrix: Array, linear: Array) -> Array:
-    y, slack, free = 0 * linear, linear, 0 * linear
-    whole = free[:, :1] == 0
-    inner = regularised(matrix)
-    for _ in range((3 * matrix.shape[-1] + 3) // 4):
-        y, slack, free, whole = _two_steps(matrix, inner, linear, y, slack, free, whole)
-    return y
+    zero, inner = 0 * linear, regularised(matrix)
+    state = (zero, linear, zero, zero[:, :1] == 0)
+    turns = (3 * matrix.shape[-1] + 3) // 4
+    return repeated(lambda state: _two_steps(matrix, inner, linear, *state), turns, state)[0]
 
 
 @compiled_once

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from ..rule import Array, array_namespace
 from ._cone import freed_of_conflicts, shortest_combination
 from ._linalg import _matvec, correlations, inverse_norms
-from ._loops import compiled_once
+from ._loops import compiled_once, repeated
 from ._quadratic import (
     MOST_FACES_OF,
     all_faces,
@@ -166,10 +166,8 @@ def _by_active_sets(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
     # from the gradient that is best on its own
     value = xp.where(n > 0, (a + radius) / xp.where(n > 0, n, 1), xp.inf)
     free = least(value[:, None])[:, 0]
-    y, whole = radius * free, free[:1] >= 0
-    for _ in range(2 * n.shape[0]):
-        y, free, whole = _active_set_step(cosine, a, n, radius, y, free, whole)
-    return y
+    state = (radius * free, free, free[:1] >= 0)
+    return repeated(lambda state: _active_set_step(cosine, a, n, radius, *state), 2 * n.shape[0], state)[0]
 
 
 @compiled_once

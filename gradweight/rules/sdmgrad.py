@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
 from ._linalg import _matvec, inverse_norms
-from ._loops import compiled_once
+from ._loops import compiled_once, repeated
 from ._simplex import simplex_projection
 
 
@@ -93,9 +93,11 @@ class SDMGrad:
         a = (gram if cross is None else cross) / scale / scale
 
         w = simplex_projection(state["w"], active)
-        velocity = 0 * w
-        for _ in range(self.iterations):
-            w, velocity = _iteration(a, w, velocity, self.momentum, self.lam * mean, self.lr, active)
+        w, _ = repeated(
+            lambda state: _iteration(a, *state, self.momentum, self.lam * mean, self.lr, active),
+            self.iterations,
+            (w, 0 * w),
+        )
         return (w + self.lam * mean) / (1 + self.lam), {"w": w}
 
 

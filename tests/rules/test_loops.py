@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import pytest
 import torch
 
 from gradweight.rules import UPGrad
-from gradweight.rules._loops import compiled_once
+from gradweight.rules._loops import compiled_once, repeated
 
 
 @compiled_once
@@ -80,3 +81,34 @@ def test_inside_of_transforms() -> None:
     torch.testing.assert_close(compiled(batched)(x), batched(x))
     jacobian = torch.func.jacrev(lambda x: towards(x, y))
     torch.testing.assert_close(compiled(jacobian)(x[0]), torch.eye(2) / 8)
+
+
+def test_repeated_is_a_loop() -> None:
+    for like in (np.zeros(2), torch.zeros(2)):
+        x, count = repeated(lambda state: (halfway(state[0], 1), state[1] + 1), 3, (like, 0 * like))
+        assert (x.tolist(), count.tolist()) == ([0.875, 0.875], [3, 3])
+
+
+def test_jax_compiles_one_turn_however_many() -> None:
+    jax = pytest.importorskip("jax")
+    x = jax.numpy.zeros(2)
+
+    def approached(times):
+        return lambda x: repeated(lambda x: halfway(x, 1), times, x)
+
+    def lines(times):
+        return str(jax.make_jaxpr(approached(times))(x)).count("\n")
+
+    assert lines(3) == lines(300)
+    assert approached(3)(x).tolist() == jax.jit(approached(3))(x).tolist() == [0.875, 0.875]
+    batched = jax.vmap(approached(3))(jax.numpy.stack([x, x + 1]))
+    assert batched.tolist() == [[0.875, 0.875], [1, 1]]
+    assert jax.jacrev(approached(3))(x).tolist() == [[0.125, 0], [0, 0.125]]
+
+
+def test_jax_without_a_transform_compiles_no_loop() -> None:
+    """It would, at every call: the body is traced then, and shown no values."""
+    jax = pytest.importorskip("jax")
+    seen = []
+    repeated(lambda x: seen.append(x.tolist()) or x + 1, 3, jax.numpy.zeros(1))
+    assert seen == [[0], [1], [2]]
