@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ..rule import Array, array_namespace
+from ._linalg import _counting
 
 
 def simplex_projection(values: Array, active: Array) -> Array:
@@ -15,8 +16,9 @@ def simplex_projection(values: Array, active: Array) -> Array:
     # only differences matter, and those to the largest keep their digits where values are huge
     largest = xp.max(xp.where(active, values, -xp.inf))
     shifted = xp.where(active, values - xp.where(xp.any(active), largest, 0), -xp.inf)
-    at_least = (shifted[None, :] >= shifted[:, None]) & active[None, :]
-    total = xp.sum(xp.where(at_least, xp.where(active, shifted, 0)[None, :], 0), axis=-1)
-    count = xp.sum(xp.astype(at_least, values.dtype), axis=-1)
-    theta = xp.max(xp.where(active, (total - 1) / xp.clip(count, 1, None), -xp.inf))
+    # sorted, and not compared with each other: a compiler that computes one number in two places may round it in two
+    # ways, and then it is not even at least itself
+    ordered, index = xp.sort(shifted, axis=-1, descending=True), _counting(values, values.shape[-1])
+    total = xp.sum(xp.where(index[None, :] <= index[:, None], ordered[None, :], 0), axis=-1)
+    theta = xp.max((total - 1) / (index + 1))
     return xp.where(active, xp.clip(shifted - xp.where(xp.any(active), theta, 0), 0, None), 0)
