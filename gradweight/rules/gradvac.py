@@ -25,8 +25,8 @@ class GradVac:
     weight at least 1 if all count. A g_i' of which only rounding errors are left counts as 0, so that nothing is left
     of two opposed gradients.
 
-    A loss whose gradient is exactly zero is left out, and its targets stay as they were. A target is used up to the
-    cosine 1 - 1e-6 only: at 1 the formula divides by zero.
+    A loss whose gradient is exactly zero is left out, and its targets stay as they were; so do those of a g_i' that
+    has come to count as 0. A target is used up to the cosine 1 - 1e-6 only: at 1 the formula divides by zero.
 
     Args:
         beta: how fast the targets follow, in [0, 1].
@@ -91,8 +91,11 @@ def _vaccine(other: Array, vaccinated: Array, targets: Array, cosine: Array, bet
     target = xp.clip(xp.sum(targets * other, axis=-1), -1, 1 - 1e-6)
     sine, target_sine = _sine(phi), _sine(target)
     added = length * (target * sine / target_sine - phi)
-    added = xp.where((phi < target) & (squared > 0), added, 0)
-    return vaccinated + added[:, None] * other, targets + beta * (phi[:, None] - targets) * other
+    # what rounding leaves of a gradient that has cancelled has a cosine, too
+    left = stands_out(cosine, vaccinated, vaccinated)
+    added = xp.where((phi < target) & left, added, 0)
+    moved = xp.where(left[:, None], phi[:, None] - targets, 0)
+    return vaccinated + added[:, None] * other, targets + beta * moved * other
 
 
 def _sine(cosine: Array) -> Array:
