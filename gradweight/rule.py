@@ -53,7 +53,7 @@ import torch
 __all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace"]
 
 Array: TypeAlias = Any
-"""An array of any library that follows the Python array API standard: torch, NumPy, JAX."""
+"""An array of torch, NumPy or JAX, handled through what the Python array API standard has all three agree on."""
 
 State: TypeAlias = dict[str, Array]
 """What a stateful rule remembers: named arrays, nothing else, so that any checkpoint can hold it."""

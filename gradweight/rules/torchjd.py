@@ -29,7 +29,8 @@ def from_torchjd(weighting: Any) -> FromTorchJD:
 
     The rule does what the weighting does: what it computes on the host makes the device wait, what it draws comes
     from torch's own generator, what it remembers stays in the weighting and is in no checkpoint of the optimizer,
-    and zero gradients are in the hands of its own regularisation.
+    and zero gradients are in the hands of its own regularisation. NumPy and JAX arrays go to the host and back, so that
+    under ``jax.jit`` and other transforms it raises JAX's `TracerArrayConversionError`.
 
     Args:
         weighting: a `torchjd.aggregation.Weighting` of the Gramian (or one that only counts the gradients), or an

@@ -57,24 +57,29 @@ class Outcome:
 def decide(claims: Claims, rows, losses, names=None, steps=2):
     """Weights (or, of a coordinate rule, the direction) at the last of a few steps of falling losses."""
     rule = claims.rule
-    declared = Signals.of(rule)
     gram = None if isinstance(rule, CoordinateRule) else rows @ rows.T
     state, result = None, None
     for step in range(steps if isinstance(rule, StatefulRule) else 1):
-        signals = declared.select(
-            {
-                "names": NAMES[: rows.shape[0]] if names is None else names,
-                "losses": losses * 0.9**step,
-                "step": step + 5,
-                **statistics(declared, rows),
-            }
-        )
-        signals |= {name: 0 * losses[0] + value for name, value in claims.signals.items()}
+        signals = signals_of(claims, rows, losses * 0.9**step, step + 5, names)
         if isinstance(rule, StatefulRule):
             result, state = rule.update(gram, rule.init(gram) if state is None else state, **signals)
         else:
             result = rule.combine(rows, **signals) if gram is None else rule(gram, **signals)
     return result
+
+
+def signals_of(claims: Claims, rows, losses, step, names=None):
+    """The signals that a rule declares, those that a user would pass to ``backward`` among them."""
+    declared = Signals.of(claims.rule)
+    signals = declared.select(
+        {
+            "names": NAMES[: rows.shape[0]] if names is None else names,
+            "losses": losses,
+            "step": step,
+            **statistics(declared, rows),
+        }
+    )
+    return signals | {name: 0 * losses[0] + value for name, value in claims.signals.items()}
 
 
 def statistics(declared: Signals, rows):
@@ -85,8 +90,8 @@ def statistics(declared: Signals, rows):
     return {"max_abs": xp.max(entries, axis=-1), "mean_abs": xp.mean(entries, axis=-1)}
 
 
-def outcome(claims: Claims, problem: Problem, names=None) -> Outcome:
-    decided = decide(claims, problem.rows, problem.losses, names)
+def outcome(claims: Claims, problem: Problem, steps=2) -> Outcome:
+    decided = decide(claims, problem.rows, problem.losses, steps=steps)
     if isinstance(claims.rule, CoordinateRule):
         return Outcome(decided, None, problem.m * np.abs(problem.rows).max())
     size = np.sum(np.abs(decided) * np.linalg.norm(problem.rows, axis=1))
@@ -324,10 +329,7 @@ def test_float32_stays_float32_and_inputs_stay_as_they_were(claims):
 def test_state_is_passed_and_returned(claims):
     rows, losses = example(claims)
     gram = rows @ rows.T
-    declared = Signals.of(claims.rule)
-    signals = declared.select(
-        {"names": NAMES[: len(rows)], "losses": losses, "step": torch.tensor(0), **statistics(declared, rows)}
-    )
+    signals = signals_of(claims, rows, losses, torch.tensor(0))
     state = claims.rule.init(gram)
     before = {name: value.clone() for name, value in state.items()}
     first, after = claims.rule.update(gram, state, **signals)
