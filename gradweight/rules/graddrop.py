@@ -19,10 +19,7 @@ class GradDrop:
     ``sum_i (l_i + (1 - l_i) M_i) g_i``, with M_i the 0/1 mask of what is kept and l_i the leak; (m, ...) -> (...).
     Its expectation points where the sum does, coordinate by coordinate.
 
-    Draws are a function of the seed, the step, the coordinate and the tensor of gradients: rules are called for one
-    parameter at a time and do not know which, so the largest entry of the gradients (its 23 leading bits) takes the
-    place of a parameter's number. Two parameters of one shape draw independently, unless their gradients have the
-    same largest entry.
+    Draws are a function of the seed, the step and the number of the coordinate among those of all parameters.
 
     Args:
         leak: name -> how much of that loss passes in any case, in [0, 1]; None: nothing of any.
