@@ -14,54 +14,50 @@ from torch import Tensor
 
 from .layout import LOW_PRECISION, flatten, is_dense
 from .readable import readable
+from .together import Column
 
-__all__ = ["Factor", "combine_piecewise", "factors_of"]
+__all__ = ["combine_piecewise"]
 
-Factor: TypeAlias = tuple[Tensor, float | None]
-"""A weight, 0-dim, and the number that it is, if the host can read it."""
+Term: TypeAlias = tuple[Tensor, Tensor]
+"""A weight, 0-dim, and what it weights."""
 
 CACHED = 2**17
 """Elements of the sum that each thread writes before it goes on, so that they stay in its cache meanwhile."""
 
 
-def factors_of(weights: Tensor) -> list[Factor]:
-    """The entries of (m,) weights."""
-    numbers = weights.tolist() if readable(weights) and not weights.is_complex() else [None] * len(weights)
-    return list(zip(weights.unbind(), numbers, strict=True))
+def combine_piecewise(columns: Sequence[Column], weights: Tensor) -> None:
+    """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device.
 
-
-def combine_piecewise(target: Tensor, terms: Sequence[tuple[Factor, Tensor]]) -> None:
-    """Write the sum of factor times tensor into ``target``, which may be the first of the tensors.
-
-    Half-precision tensors are summed in the precision of the factors, and rounded once.
+    A target may be the first of its gradients. Half-precision gradients are summed in the precision of the weights,
+    and rounded once.
     """
-    tensors = [target, *(tensor for _, tensor in terms)]
-    factors = [factor for factor, _ in terms]
+    factors = weights.unbind()
     size = CACHED * torch.get_num_threads()
-    if target.numel() <= size or not _are_aligned(tensors):
-        _add_up(factors, tensors)
-        return
-    flat = flatten(tensors)
-    if len(terms) > 1 and factors[1][1] is not None and target.dtype not in LOW_PRECISION:
-        if len(terms) == 2:
-            _add_two(factors, flat)
-            return
+    add_up = _add_up_wide if columns[0][0].dtype in LOW_PRECISION else _add_up
+    for target, tensors in columns:
+        terms = [(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None]
+        if target.numel() <= size or not _are_aligned(target, terms):
+            add_up(target, terms)
+            continue
+        flat = flatten([target, *(t for _, t in terms)])
+        if add_up is _add_up and len(terms) > 1 and readable(weights):
+            numbers = [n for n, t in zip(weights.tolist(), tensors, strict=True) if t is not None]
+            # two alone need no pieces
+            for piece in _pieces(flat, size if len(terms) > 2 else flat[0].numel()):
+                _add_two(piece[:3], terms[0][0], numbers)
+                _add_more(piece[0], [(w, t) for (w, _), t in zip(terms[2:], piece[3:], strict=True)])
+            continue
         for piece in _pieces(flat, size):
-            _add_two(factors[:2], piece[:3])
-            _add_more(factors[2:], piece[0], piece[3:])
-        return
-    for piece in _pieces(flat, size):
-        _add_up(factors, piece)
+            add_up(piece[0], [(w, t) for (w, _), t in zip(terms, piece[1:], strict=True)])
 
 
-def _are_aligned(tensors: Sequence[Tensor]) -> bool:
+def _are_aligned(target: Tensor, terms: Sequence[Term]) -> bool:
     """Whether they can be flattened without a copy: what is written to a copy of the target is lost."""
-    target = tensors[0]
     return (
         is_dense(target)
         and not target.is_complex()
         and not torch.compiler.is_compiling()  # which cuts by itself
-        and all(tensor.stride() == target.stride() for tensor in tensors)
+        and all(tensor.stride() == target.stride() for _, tensor in terms)
     )
 
 
@@ -69,24 +65,23 @@ def _pieces(tensors: Sequence[Tensor], size: int) -> Iterable[Sequence[Tensor]]:
     return zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
-def _add_up(factors: Sequence[Factor], tensors: Sequence[Tensor]) -> None:
-    target, first, *others = tensors
-    (weight, _), *rest = factors
-    if target.dtype in LOW_PRECISION:
-        parts = [w * t.to(w.dtype) for (w, _), t in zip(factors, tensors[1:], strict=True)]
-        target.copy_(torch.stack(parts).sum(0))
-        return
+def _add_up(target: Tensor, terms: Sequence[Term]) -> None:
+    weight, first = terms[0]
     torch.mul(first, weight, out=target)
-    _add_more(rest, target, others)
+    _add_more(target, terms[1:])
 
 
-def _add_more(factors: Sequence[Factor], target: Tensor, tensors: Sequence[Tensor]) -> None:
-    for (weight, _), tensor in zip(factors, tensors, strict=True):
+def _add_more(target: Tensor, terms: Sequence[Term]) -> None:
+    for weight, tensor in terms:
         target.addcmul_(tensor, weight)
 
 
-def _add_two(factors: Sequence[Factor], tensors: Sequence[Tensor]) -> None:
+def _add_up_wide(target: Tensor, terms: Sequence[Term]) -> None:
+    target.copy_(torch.stack([weight * tensor.to(weight.dtype) for weight, tensor in terms]).sum(0))
+
+
+def _add_two(tensors: Sequence[Tensor], like: Tensor, numbers: Sequence[float]) -> None:
     """In one pass: ``beta x + alpha [1] y^T`` for 1-D y, as a matrix of one row."""
     target, x, y = tensors
-    (weight, beta), (_, alpha) = factors
-    torch.addr(x[None], weight.new_ones(1), y, beta=beta, alpha=alpha, out=target[None])  # type: ignore[arg-type]
+    beta, alpha = numbers[:2]
+    torch.addr(x[None], like.new_ones(1), y, beta=beta, alpha=alpha, out=target[None])

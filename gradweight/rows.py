@@ -17,7 +17,7 @@ from .gram import gram
 from .kernels import DEVICES, combine_by_kernel, taken
 from .layout import LOW_PRECISION, fits, is_dense
 from .ownership import private
-from .piecewise import Factor, combine_piecewise, factors_of
+from .piecewise import combine_piecewise
 from .together import CALLED, Column, add_together, added_together, combine_together
 
 __all__ = [
@@ -41,38 +41,25 @@ def combine(rows: Sequence[Row], weights: Tensor, out: Sequence[Tensor | None]) 
     ``out[p]`` may be one of the tensors of ``rows`` (that of the first loss that reaches p), for combining in
     place, and is left alone where no loss reaches p. Half-precision gradients are summed in float32 and rounded once.
     """
-    prepared: dict[tuple[torch.device, torch.dtype], tuple[Tensor, list[Factor]]] = {}
-    key: tuple[torch.device, torch.dtype] | None = None
-    factors: list[Factor] = []
-    waiting: dict[tuple[torch.device, torch.dtype], list[Column]] = {}
+    columns: dict[tuple[torch.device, torch.dtype], list[Column]] = {}
     for target, *tensors in zip(out, *rows, strict=True):
-        if target is None:
-            continue
-        if key != (target.device, target.dtype):
-            key = target.device, target.dtype
-            if key not in prepared:
-                wide = torch.float32 if target.dtype in LOW_PRECISION else target.dtype
-                there = weights.to(target.device, wide, non_blocking=True)
-                prepared[key] = there, factors_of(there)
-            factors = prepared[key][1]
-        if target.device.type not in CALLED or target.device.type in DEVICES:
-            waiting.setdefault(key, []).append((target, tensors))
-            continue
-        combine_piecewise(target, [(w, t) for w, t in zip(factors, tensors, strict=True) if t is not None])
-    for key, columns in waiting.items():
-        _combine_waiting(columns, *prepared[key])
+        if target is not None:
+            columns.setdefault((target.device, target.dtype), []).append((target, tensors))
+    for (device, dtype), some in columns.items():
+        wide = torch.float32 if dtype in LOW_PRECISION else dtype
+        _combine_columns(some, weights.to(device, wide, non_blocking=True))
 
 
-def _combine_waiting(columns: list[Column], weights: Tensor, factors: Sequence[Factor]) -> None:
-    by_kernel: list[Column] = []
-    others: list[Column] = []
-    for target, tensors in columns:
-        ours = taken([target, *(t for t in tensors if t is not None)], len(factors))
-        (by_kernel if ours else others).append((target, tensors))
-    if by_kernel:
-        combine_by_kernel(by_kernel, weights)
-    if others:
-        combine_together(others, [weight for weight, _ in factors])
+def _combine_columns(columns: list[Column], weights: Tensor) -> None:
+    kind = weights.device.type
+    if kind in DEVICES:
+        ours = [taken([target, *(t for t in tensors if t is not None)], len(weights)) for target, tensors in columns]
+        by_kernel = [column for column, is_ours in zip(columns, ours, strict=True) if is_ours]
+        columns = [column for column, is_ours in zip(columns, ours, strict=True) if not is_ours]
+        if by_kernel:
+            combine_by_kernel(by_kernel, weights)
+    if columns:
+        (combine_piecewise if kind in CALLED else combine_together)(columns, weights)
 
 
 def directions_by_coordinate(

@@ -24,11 +24,12 @@ Column = tuple[Tensor, Sequence[Tensor | None]]
 """Where to write, and the gradients of one parameter."""
 
 
-def combine_together(columns: Sequence[Column], factors: Sequence[Tensor]) -> None:
-    """Write ``sum_i factors[i] * gradients[i]`` into the targets, all of one dtype on one device.
+def combine_together(columns: Sequence[Column], weights: Tensor) -> None:
+    """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device.
 
-    Half-precision gradients are summed in the precision of the factors, and rounded once.
+    Half-precision gradients are summed in the precision of the weights, and rounded once.
     """
+    factors = weights.unbind()
     groups: dict[tuple[int, ...], list[Column]] = {}
     for target, tensors in columns:
         groups.setdefault(tuple(i for i, t in enumerate(tensors) if t is not None), []).append((target, tensors))
