@@ -151,7 +151,7 @@ def _four_tasks_outputs(call: Call, batch: Batch) -> dict[str, Tensor]:
 
 CELLS: dict[str, Cell] = {
     "mlp": _gan("2-D MLP, 400 x 4, batch 128", lambda: mlp(400, 4), (128, 2), 60, compiles=True),
-    "dcgan": _gan("DCGAN, batch 32", dcgan_discriminator, (32, 3, 32, 32), 40),
+    "dcgan": _gan("DCGAN, batch 32", dcgan_discriminator, (32, 3, 32, 32), 160),
     "sngan": _gan("SN-GAN residual, batch 16", SNGANDiscriminator, (16, 3, 32, 32), 20),
     "biggan": _gan(
         "BigGAN-sized, 32 x 32, batch 4",

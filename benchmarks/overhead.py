@@ -143,6 +143,7 @@ def draw(results: list[dict[str, Any]], launches: list[dict[str, Any]], path: Pa
         )
     right.set_xscale("log")
     right.set_yscale("log")
+    right.margins(y=0.12)
     right.set_xlim(0.1, None)
     right.set_xlabel("tensors that a million parameters lie in (m = 2)")
     right.set_ylabel("combination (ms)")
