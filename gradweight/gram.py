@@ -11,7 +11,7 @@ from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
 from .kernels import products_by_kernel, taken
-from .layout import LOW_PRECISION, flatten
+from .layout import LOW_PRECISION, cut, flatten
 from .readable import readable
 
 __all__ = ["CUTS", "Cut", "gram"]
@@ -130,7 +130,7 @@ class _Products:
     def pieces(self, tensors: Sequence[Tensor], elements: int) -> Iterable[Sequence[Tensor]]:
         if elements <= self.piece:
             return (tensors,)
-        return zip(*(torch.split(t, max(1, self.piece // self.q)) for t in tensors), strict=True)
+        return cut(tensors, max(1, self.piece // self.q))
 
     def flush(self) -> None:
         """Multiply what has been waiting."""

@@ -14,6 +14,7 @@ __all__ = [
     "LOW_PRECISION",
     "chunks",
     "coordinates",
+    "cut",
     "first_coordinates",
     "fits",
     "flatten",
@@ -54,6 +55,11 @@ def first_coordinates(tensors: Iterable[Tensor]) -> list[int]:
 def real_numbers(tensor: Tensor) -> int:
     """How many real numbers an entry of ``tensor`` is made of: 2 if it is complex, else 1."""
     return 2 if tensor.is_complex() else 1
+
+
+def cut(tensors: Sequence[Tensor], size: int) -> Iterator[tuple[Tensor, ...]]:
+    """Aligned pieces of ``size`` elements, the last one shorter, of 1-D tensors of one length."""
+    return zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
 def flatten(tensors: Sequence[Tensor]) -> Sequence[Tensor]:

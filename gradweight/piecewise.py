@@ -6,13 +6,13 @@ that what the first loss has written is still there when the next is added.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TypeAlias
 
 import torch
 from torch import Tensor
 
-from .layout import LOW_PRECISION, flatten, is_dense
+from .layout import LOW_PRECISION, cut, flatten, is_dense
 from .readable import readable
 from .together import Column
 
@@ -43,11 +43,11 @@ def combine_piecewise(columns: Sequence[Column], weights: Tensor) -> None:
         if add_up is _add_up and len(terms) > 1 and readable(weights):
             numbers = [n for n, t in zip(weights.tolist(), tensors, strict=True) if t is not None]
             # two alone need no pieces
-            for piece in _pieces(flat, size if len(terms) > 2 else flat[0].numel()):
+            for piece in cut(flat, size if len(terms) > 2 else flat[0].numel()):
                 _add_two(piece[:3], terms[0][0], numbers)
                 _add_more(piece[0], [(w, t) for (w, _), t in zip(terms[2:], piece[3:], strict=True)])
             continue
-        for piece in _pieces(flat, size):
+        for piece in cut(flat, size):
             add_up(piece[0], [(w, t) for (w, _), t in zip(terms, piece[1:], strict=True)])
 
 
@@ -59,10 +59,6 @@ def _are_aligned(target: Tensor, terms: Sequence[Term]) -> bool:
         and not torch.compiler.is_compiling()  # which cuts by itself
         and all(tensor.stride() == target.stride() for _, tensor in terms)
     )
-
-
-def _pieces(tensors: Sequence[Tensor], size: int) -> Iterable[Sequence[Tensor]]:
-    return zip(*(torch.split(t, size) for t in tensors), strict=True)
 
 
 def _add_up(target: Tensor, terms: Sequence[Term]) -> None:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
 from ._eigen import eigh, resolved_eigenvalues
-from ._linalg import inverse_norms
+from ._linalg import inverse_norms, rounding_of
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,6 @@ class AlignedMTL:
         mean = active / xp.clip(xp.sum(active), 1, None)
         components = xp.sum(vectors * mean[:, None], axis=0)
         # lambda_k times component k is the inner product of principal gradient k with the mean gradient
-        reach = xp.sum(xp.abs(vectors) * norms[:, None], axis=0) * xp.sum(mean * norms)
-        rounding = 4 * gram.shape[-1] * xp.finfo(gram.dtype).eps * reach
+        rounding = rounding_of(gram, xp.matrix_transpose(vectors * norms[:, None])) * xp.sum(mean * norms)
         some = xp.any(kept & (eigenvalues * xp.abs(components) > rounding))
         return xp.where(some, xp.sum(vectors * (balance * components), axis=-1) * active, 0)
