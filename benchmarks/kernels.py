@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 
-from gradweight.kernels import DEVICES
+from gradweight.linalg.kernels import DEVICES
 
 __all__ = ["by_kernels", "kernels_on"]
 

@@ -39,7 +39,7 @@ from benchmarks.counting import count
 from benchmarks.kernels import by_kernels
 from benchmarks.record import device_arguments, machine_record
 from benchmarks.timing import interleaved, quartiles
-from gradweight.rows import Row, combine, gram
+from gradweight.linalg.rows import Row, combine, gram
 from gradweight.rules import AngleBisector
 
 RESULTS = Path(__file__).parent / "results" / "overhead"

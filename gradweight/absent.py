@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .gradients import Gradients
-from .rows import Row
+from .linalg.rows import Row
 
 __all__ = ["present", "with_absent"]
 

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from .gradients import Gradients
-from .rows import Row, accumulate
-from .statistics import Statistics
+from .linalg.rows import Row, accumulate
+from .linalg.statistics import Statistics
 
 __all__ = ["Accumulated"]
 

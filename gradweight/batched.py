@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from .rows import Row
+from .linalg.rows import Row
 
 __all__ = ["by_batched"]
 

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .combination import Combination
-from .readable import on_numpy, readable
-from .rows import Row, combine, directions_by_coordinate
+from .linalg.host_access import on_numpy, readable
+from .linalg.rows import Row, combine, directions_by_coordinate
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
 from .state_names import for_losses, title
 from .sums import Part, Sums

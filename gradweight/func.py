@@ -14,10 +14,10 @@ from torch import Tensor
 
 from .combination import Combination
 from .gradients import by_autograd, check_functions, check_losses
-from .layout import first_coordinates
-from .rows import gram
+from .linalg.layout import first_coordinates
+from .linalg.rows import gram
+from .linalg.statistics import statistics
 from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights
-from .statistics import statistics
 
 __all__ = ["combined_grad", "loss_gradients"]
 

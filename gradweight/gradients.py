@@ -30,7 +30,7 @@ from torch import Tensor
 
 from .batched import by_batched
 from .graph import Graph, are_sharded, check_nonempty, check_reached, reentrant_message
-from .rows import Row
+from .linalg.rows import Row
 
 Losses: TypeAlias = (
     Mapping[str, Tensor]

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .accumulation import Accumulated
 from .gradients import Gradients
-from .rows import Row, in_place_targets, kept_targets
+from .linalg.rows import Row, in_place_targets, kept_targets
 from .sums import OfWholes, Sums
 
 __all__ = ["Compute", "Exchanging", "OneProcess"]

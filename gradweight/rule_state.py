@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .ownership import storage
+from .linalg.ownership import storage
 from .rule import State
 
 __all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from .gradients import Gradients, check_losses, cotangent_of, dense
 from .graph import Graph, are_sharded, edge_of, retain_graphs
-from .rows import Row
+from .linalg.rows import Row
 
 __all__ = ["Representation", "at_representation"]
 

@@ -18,9 +18,9 @@ from .combiner import block_of_each
 from .distributed import processes_of, stays
 from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
 from .join import Joined
+from .linalg.host_access import is_captured
+from .linalg.rows import Row, added, combine
 from .one_process import Exchanging
-from .readable import is_captured
-from .rows import Row, added, combine
 from .rule import State
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import MicroBatch, Settings

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 from torch import Tensor, distributed
 
-from .layout import coordinates, first_coordinates
-from .rows import Row, gram
-from .statistics import Statistics, statistics
+from .linalg.layout import coordinates, first_coordinates
+from .linalg.rows import Row, gram
+from .linalg.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

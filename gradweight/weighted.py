@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .gradients import loss_gradients
 from .graph import Graph, check_reached
-from .rows import Row
+from .linalg.rows import Row
 
 __all__ = ["weighted_gradient"]
 

@@ -23,8 +23,8 @@ from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
 from benchmarks.peak import peak_bytes
 from benchmarks.timing import interleaved
-from gradweight import gram, rows
-from gradweight.gram import CUTS
+from gradweight.linalg import gram, rows
+from gradweight.linalg.gram import CUTS
 
 ROOT = Path(__file__).resolve().parents[1]
 

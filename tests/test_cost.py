@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from benchmarks.counting import count
 from gradweight import MultiObjectiveGradient
-from gradweight.gram import CUTS, gram
-from gradweight.rows import combine
+from gradweight.linalg.gram import CUTS, gram
+from gradweight.linalg.rows import combine
 from gradweight.rules import AngleBisector
 
 K = 3 * CUTS["cpu"].piece * torch.get_num_threads() + 1000  # several pieces and a rest, all large enough to be counted

@@ -12,8 +12,9 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gradweight import MultiObjectiveGradient, combiner, gram, rows, step
-from gradweight.gram import CUTS
+from gradweight import MultiObjectiveGradient, combiner, step
+from gradweight.linalg import gram, rows
+from gradweight.linalg.gram import CUTS
 from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
 from tests.recording import Recording

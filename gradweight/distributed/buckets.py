@@ -9,7 +9,7 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..rows import Row, is_dense
+from ..linalg.rows import Row, is_dense
 
 __all__ = ["CAPACITY", "Bucket", "buckets_of"]
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, Work
 
-from ..rows import Row, added
+from ..linalg.rows import Row, added
 from .agreement import Agreement, Asked
 from .buckets import Bucket
 from .placement import Placement, Reduce

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, distributed_c10d
 
-from ..layout import is_sharded
+from ..linalg.layout import is_sharded
 from ..one_process import Exchanging, OneProcess
 from .placement import Reduce
 from .processes import Processes

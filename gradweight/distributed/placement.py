@@ -9,7 +9,7 @@ from typing import Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..layout import first_coordinates, is_sharded, real_numbers
+from ..linalg.layout import first_coordinates, is_sharded, real_numbers
 from .buckets import Bucket, buckets_of
 from .sharding import first_coordinate, local, shards
 

@@ -13,8 +13,8 @@ from torch.distributed import ProcessGroup, Work
 from ..absent import present, with_absent
 from ..accumulation import Accumulated
 from ..gradients import Gradients
+from ..linalg.rows import Row, kept_targets
 from ..one_process import Compute
-from ..rows import Row, kept_targets
 from ..sums import OfParts, OfSamples, OfWholes, Sums
 from .agreement import Agreement
 from .exchange import Exchange, Road

@@ -9,7 +9,7 @@ from typing import Any, cast
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup
 
-from ..layout import is_sharded, real_numbers
+from ..linalg.layout import is_sharded, real_numbers
 
 __all__ = ["first_coordinate", "local", "mesh_group", "shards", "whole"]
 

@@ -13,7 +13,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gradweight import MultiObjectiveGradient
 from gradweight.distributed.placement import placement_of
-from gradweight.layout import coordinates
+from gradweight.linalg.layout import coordinates
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
 from gradweight.sums import OfSamples

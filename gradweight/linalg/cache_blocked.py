@@ -12,9 +12,9 @@ from typing import TypeAlias
 import torch
 from torch import Tensor
 
+from .foreach import Column
+from .host_access import readable
 from .layout import LOW_PRECISION, cut, flatten, is_dense
-from .readable import readable
-from .together import Column
 
 __all__ = ["combine_piecewise"]
 

@@ -16,9 +16,10 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.counting import launches
-from gradweight import MultiObjectiveGradient, kernels
-from gradweight.gram import gram
-from gradweight.rows import combine
+from gradweight import MultiObjectiveGradient
+from gradweight.linalg import kernels
+from gradweight.linalg.gram import gram
+from gradweight.linalg.rows import combine
 from gradweight.rules import AngleBisector
 
 pytest.importorskip("triton")
@@ -215,7 +216,7 @@ import triton.language as tl
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 import triton
-from gradweight import kernels, triton_kernels
+from gradweight.linalg import kernels, triton_kernels
 
 def compiled(kernel, block, type, wide, pointers, **constants):
     constants |= {"TYPE": type, "WIDE": wide, "CHUNK": kernels.CHUNK, "BLOCK": block}

@@ -15,9 +15,9 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
-from gradweight.layout import CHUNK
+from gradweight.linalg.layout import CHUNK
+from gradweight.linalg.statistics import statistics
 from gradweight.rules import PINNAnnealing
-from gradweight.statistics import statistics
 
 
 def dense(rows: list[list[Tensor | None]]) -> np.ndarray:

@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from torch import nn
 
 from benchmarks.counting import launches
-from gradweight import MultiObjectiveGradient, piecewise, together
-from gradweight import gram as gram_module
-from gradweight import rows as rows_module
+from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
-from gradweight.gram import CUTS
-from gradweight.rows import accumulate, combine, gram, in_place_targets, kept_targets
+from gradweight.linalg import cache_blocked as piecewise
+from gradweight.linalg import foreach as together
+from gradweight.linalg import gram as gram_module
+from gradweight.linalg import rows as rows_module
+from gradweight.linalg.gram import CUTS
+from gradweight.linalg.rows import accumulate, combine, gram, in_place_targets, kept_targets
 from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)

@@ -14,9 +14,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .foreach import Column
+from .host_access import is_captured, is_eager
 from .layout import LOW_PRECISION, is_dense
-from .readable import is_captured, is_eager
-from .together import Column
 
 __all__ = ["DEVICES", "combine_by_kernel", "products_by_kernel", "taken"]
 

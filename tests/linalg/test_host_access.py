@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient, rules
-from gradweight.readable import on_numpy, readable
+from gradweight.linalg.host_access import on_numpy, readable
 from gradweight.rule import Signals, StatefulRule
 from gradweight.rules.claims import CLAIMS, NAMES
 

@@ -13,12 +13,12 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
+from .cache_blocked import combine_piecewise
+from .foreach import CALLED, Column, add_together, added_together, combine_together
 from .gram import gram
 from .kernels import DEVICES, combine_by_kernel, taken
 from .layout import LOW_PRECISION, fits, is_dense
 from .ownership import private
-from .piecewise import combine_piecewise
-from .together import CALLED, Column, add_together, added_together, combine_together
 
 __all__ = [
     "Row",

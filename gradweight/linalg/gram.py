@@ -10,9 +10,9 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
+from .host_access import readable
 from .kernels import products_by_kernel, taken
 from .layout import LOW_PRECISION, cut, flatten
-from .readable import readable
 
 __all__ = ["CUTS", "Cut", "gram"]
 

@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.counting import Launches, launches
-from gradweight import gram as module
-from gradweight.gram import CUTS, Cut, gram
+from gradweight.linalg import gram as module
+from gradweight.linalg.gram import CUTS, Cut, gram
 
 TINY = Cut(piece=40, small=16, dots=3)
 """A cut by which tensors of a few elements are small, large, and larger than a piece."""
