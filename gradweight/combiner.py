@@ -12,8 +12,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .accumulation import Accumulated
 from .combination import Combination
+from .gradients.accumulation import Accumulated
 from .linalg.host_access import on_numpy, readable
 from .linalg.rows import Row, combine, directions_by_coordinate
 from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from .combination import Combination
-from .gradients import by_autograd, check_functions, check_losses
+from .gradients.autograd import by_autograd
+from .gradients.losses import check_functions, check_losses
 from .linalg.layout import first_coordinates
 from .linalg.rows import gram
 from .linalg.statistics import statistics
@@ -176,7 +177,7 @@ def _vjps(
         leaves = list(inputs.values())
         # inside the level, where the graph is, each loss is differentiated through what it depends on and no more;
         # the graph is kept and differentiated itself, for transforms outside this one
-        rows = by_autograd(list(values.values()), leaves, [True] * len(values), create_graph=True)
+        rows = list(by_autograd(list(values.values()), leaves, [True] * len(values), create_graph=True))
         gradients = {
             name: {p: torch.zeros_like(x) if t is None else t for (p, x), t in zip(inputs.items(), row, strict=True)}
             for name, row in zip(values, rows, strict=True)

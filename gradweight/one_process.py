@@ -7,8 +7,8 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from .accumulation import Accumulated
-from .gradients import Gradients
+from .gradients.accumulation import Accumulated
+from .gradients.results import Gradients
 from .linalg.rows import Row, in_place_targets, kept_targets
 from .sums import OfWholes, Sums
 

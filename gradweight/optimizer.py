@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .absent import present
 from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
 from .distributed import Reduce, check_group
-from .gradients import ENGINES, Losses, check_losses
+from .gradients.engines import ENGINES
+from .gradients.losses import Losses, check_losses
+from .gradients.missing_losses import present
 from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule

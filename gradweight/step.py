@@ -11,12 +11,16 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .absent import present, with_absent
-from .accumulation import Accumulated
 from .combination import Combination
 from .combiner import block_of_each
 from .distributed import processes_of, stays
-from .gradients import Gradients, Losses, OnRow, check_losses, evaluate, loss_gradients
+from .gradients.accumulation import Accumulated
+from .gradients.engines import OnRow, loss_gradients
+from .gradients.losses import Losses, check_losses, evaluate
+from .gradients.missing_losses import present, with_absent
+from .gradients.representation import Representation, at_representation
+from .gradients.results import Gradients
+from .gradients.weighted import weighted_gradient
 from .join import Joined
 from .linalg.host_access import is_captured
 from .linalg.rows import Row, added, combine
@@ -24,9 +28,7 @@ from .one_process import Exchanging
 from .rule import State
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import MicroBatch, Settings
-from .shared import Representation, at_representation
 from .state_names import for_losses, remembered_order
-from .weighted import weighted_gradient
 
 __all__ = ["Step"]
 

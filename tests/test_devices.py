@@ -13,9 +13,9 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
-from gradweight.accumulation import Accumulated
 from gradweight.combiner import Combiner
-from gradweight.gradients import Gradients
+from gradweight.gradients.accumulation import Accumulated
+from gradweight.gradients.results import Gradients
 from gradweight.rules.claims import CLAIMS, NAMES
 from gradweight.sums import OfWholes
 

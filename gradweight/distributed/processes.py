@@ -10,9 +10,9 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, Work
 
-from ..absent import present, with_absent
-from ..accumulation import Accumulated
-from ..gradients import Gradients
+from ..gradients.accumulation import Accumulated
+from ..gradients.missing_losses import present, with_absent
+from ..gradients.results import Gradients
 from ..linalg.rows import Row, kept_targets
 from ..one_process import Compute
 from ..sums import OfParts, OfSamples, OfWholes, Sums

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm, _NormBase
 from torch.nn.modules.module import register_module_forward_pre_hook
 
-from ..graph import Graph
+from ..gradients.graph import Graph
 
 __all__ = ["explanation", "layers_that_take_statistics", "wrong_kinds"]
 

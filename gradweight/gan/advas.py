@@ -8,8 +8,8 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from ..gradients import check_losses
-from ..graph import Graph
+from ..gradients.graph import Graph
+from ..gradients.losses import check_losses
 from ._third_derivatives import explanation, layers_that_take_statistics, wrong_kinds
 
 __all__ = ["advas_penalty", "advas_penalty_half_batches", "advas_penalty_unbiased"]

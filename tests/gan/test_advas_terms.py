@@ -7,7 +7,7 @@ from torch.func import functional_call
 
 from gradweight import MultiObjectiveGradient
 from gradweight.gan import Relativistic, Vanilla, Wasserstein, advas_penalty, gradient_penalty
-from gradweight.graph import Graph
+from gradweight.gradients.graph import Graph
 from gradweight.rules import AdvAs, Sum
 
 from .adversary import CHANNELS, LENGTH, WRONG, adversary, penalised, samples

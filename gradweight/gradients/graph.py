@@ -9,8 +9,8 @@ from typing import TypeAlias
 from torch import Tensor
 from torch.autograd.graph import Node
 
-from .linalg.layout import is_sharded
-from .linalg.rows import Row
+from ..linalg.layout import is_sharded
+from ..linalg.rows import Row
 
 __all__ = [
     "Edge",

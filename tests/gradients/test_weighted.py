@@ -12,7 +12,15 @@ import torch
 from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import DWA, FAMO, IMTLL, AngleBisector, GeometricMean, SmoothTchebycheff, Uncertainty
+from gradweight.rules import (
+    DWA,
+    FAMO,
+    IMTLL,
+    AngleBisector,
+    GeometricMean,
+    SmoothTchebycheff,
+    Uncertainty,
+)
 
 NAMES = ("a", "b", "c")
 

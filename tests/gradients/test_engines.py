@@ -13,8 +13,8 @@ from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gradients import loss_gradients
-from gradweight.graph import Graph, retain_graphs
+from gradweight.gradients.engines import loss_gradients
+from gradweight.gradients.graph import Graph, retain_graphs
 from gradweight.rules import Constant, Sum
 
 ENGINES_OF = {

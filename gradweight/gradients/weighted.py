@@ -7,9 +7,9 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from .gradients import loss_gradients
+from ..linalg.rows import Row
+from .engines import loss_gradients
 from .graph import Graph, check_reached
-from .linalg.rows import Row
 
 __all__ = ["weighted_gradient"]
 

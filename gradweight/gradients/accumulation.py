@@ -9,9 +9,9 @@ from typing import SupportsFloat
 import torch
 from torch import Tensor
 
-from .gradients import Gradients
-from .linalg.rows import Row, accumulate
-from .linalg.statistics import Statistics
+from ..linalg.rows import Row, accumulate
+from ..linalg.statistics import Statistics
+from .results import Gradients
 
 __all__ = ["Accumulated"]
 

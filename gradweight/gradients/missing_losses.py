@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from .gradients import Gradients
-from .linalg.rows import Row
+from ..linalg.rows import Row
+from .results import Gradients
 
 __all__ = ["present", "with_absent"]
 

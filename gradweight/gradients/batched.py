@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
-from .linalg.rows import Row
+from ..linalg.rows import Row
 
 __all__ = ["by_batched"]
 
@@ -17,8 +17,7 @@ def by_batched(
     params: Sequence[Tensor],
     retain: Sequence[bool],
     scale: Tensor | None,
-    hand_over: Callable[[Row], Row],
-) -> list[Row]:
+) -> Iterator[Row]:
     """The rows of all losses by one `torch.autograd.grad` with ``is_grads_batched``, one-hot over the losses.
 
     A gradient that a loss does not have is zeros if another loss has it, and None if none has.
@@ -43,4 +42,5 @@ def by_batched(
             "vmap rule, an operation that acts in place, a recurrent layer, a compiled module, a sparse embedding?): "
             "engine='autograd' takes one backward for each loss instead, and needs nothing of the kind"
         ) from error
-    return [hand_over([None if t is None else t[i] for t in found]) for i in range(m)]
+    for i in range(m):
+        yield [None if t is None else t[i] for t in found]

@@ -7,7 +7,16 @@ import torch
 from torch import nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import DWA, AdaptiveWeights, AngleBisector, Constant, GradNorm, Mean, OrthogonalProjection, Sum
+from gradweight.rules import (
+    DWA,
+    AdaptiveWeights,
+    AngleBisector,
+    Constant,
+    GradNorm,
+    Mean,
+    OrthogonalProjection,
+    Sum,
+)
 
 
 def network(dtype=torch.float32):

@@ -8,9 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .gradients import Gradients, check_losses, cotangent_of, dense
+from ..linalg.rows import Row
+from .autograd import cotangent_of, dense
 from .graph import Graph, are_sharded, edge_of, retain_graphs
-from .linalg.rows import Row
+from .losses import check_losses
+from .results import Gradients
 
 __all__ = ["Representation", "at_representation"]
 

@@ -9,7 +9,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gradients import loss_gradients
+from gradweight.gradients.engines import loss_gradients
 from gradweight.rules import AngleBisector, Sum
 
 

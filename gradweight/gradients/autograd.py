@@ -1,0 +1,40 @@
+"""Engine "autograd": one `torch.autograd.grad` per loss, each of which traverses only that loss's graph."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from ..linalg.rows import Row
+
+__all__ = ["by_autograd", "cotangent_of", "dense"]
+
+
+def by_autograd(
+    losses: Sequence[Tensor],
+    params: Sequence[Tensor],
+    retain: Sequence[bool],
+    scale: Tensor | None = None,
+    create_graph: bool = False,
+) -> Iterator[Row]:
+    """One `torch.autograd.grad` per loss, `None` where it does not reach a parameter, sparse gradients densified.
+
+    A row is yielded before the backward pass of the next loss begins.
+    """
+    for loss, keep in zip(losses, retain, strict=True):
+        row = torch.autograd.grad(
+            loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
+        )
+        yield [dense(t) for t in row]
+
+
+def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:
+    """The scale as the gradient of the loss by itself; None, which is 1, without one."""
+    return None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
+
+
+def dense(gradient: Tensor | None) -> Tensor | None:
+    """The gradient itself, or a sparse one (of an embedding) written out."""
+    return gradient if gradient is None or gradient.layout == torch.strided else gradient.to_dense()

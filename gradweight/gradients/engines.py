@@ -1,0 +1,100 @@
+"""Per-loss gradients: from named losses to one row each, by one of three engines.
+
+- `autograd`: one `torch.autograd.grad` per loss. It walks only what that loss depends on, and each graph is freed
+  as soon as no later loss needs it.
+- `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
+  function that returns several losses, one forward and backward after the other for separate functions.
+- `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
+  sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone. As in any ``.backward()``, leaves that do
+  not belong to the optimizer receive their gradients too.
+- `batched`: one backward for all losses together, vectorised over them by `torch.vmap`. Chosen by name only: worth it
+  where many losses share nearly the whole graph and its operations are small, so that launching them is what costs;
+  where losses have graphs of their own it pushes zeros through all of them, for every loss. It holds m times the
+  intermediate gradients at once, gives zeros instead of None where a loss does not reach a parameter that another
+  one reaches, and fails where an operation's backward has no batching rule or acts in place (custom functions
+  without a ``vmap``, recurrent layers of CUDA, compiled modules, sparse embeddings); then it says so.
+
+A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
+graphs of all the other losses, which nearly doubles a step where two losses have separate batches: what
+``benchmarks/losses.py`` finds of TorchJD's batched way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TypeAlias
+
+from torch import Tensor
+
+from ..linalg.rows import Row
+from .autograd import by_autograd
+from .batched import by_batched
+from .func import by_func
+from .graph import Graph, are_sharded, check_nonempty, check_reached
+from .hooks import by_hooks
+from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
+from .results import Gradients
+
+__all__ = ["ENGINES", "OnRow", "loss_gradients"]
+
+OnRow: TypeAlias = Callable[[str, Row], Row]
+
+ENGINES = ("auto", "autograd", "batched", "func", "hooks")
+
+
+def loss_gradients(
+    losses: Losses,
+    params: Sequence[Tensor],
+    *,
+    names: Sequence[str] | None,
+    engine: str,
+    scale: Tensor | None = None,
+    retain_graph: bool = False,
+    on_row: OnRow | None = None,
+) -> Gradients:
+    """Each loss's gradient with respect to ``params``.
+
+    Args:
+        losses: name -> scalar tensor, name -> function of the parameters, or one function that returns such a mapping.
+        params: the parameters, all requiring gradients.
+        names: their names, which the functions receive them by; None if they are not known.
+        engine: one of `ENGINES`.
+        scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
+        retain_graph: keep the graphs of tensor losses for another backward.
+        on_row: handed the name and the row of each tensor loss before the next one is walked back; what it returns
+            takes the row's place.
+
+    Raises:
+        TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
+    """
+    sharded = are_sharded(params)
+    if sharded and (are_functions(losses) or engine == "autograd"):
+        got = "losses that are functions" if are_functions(losses) else "engine='autograd'"
+        raise ValueError(
+            "sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone, need losses that are tensors "
+            f"and engine='auto' or 'hooks'; got {got}"
+        )
+    if are_functions(losses):
+        if engine in ("auto", "func"):
+            return by_func(losses, params, named_parameters(params, names), scale)
+        losses = evaluate(losses, params, names)
+    if engine == "func":
+        raise TypeError(
+            "engine='func' needs losses that are functions of the parameters (a dict of named tensors); got tensors, "
+            "whose graph is already built: use engine='autograd' or 'auto'"
+        )
+    values = check_losses(losses)
+    graphs = Graph.of_each(list(values.values()))
+    check_reached(values, graphs, params, engine)
+    hooks = engine == "hooks" or (engine == "auto" and (sharded or any(g.reentrant for g in graphs)))
+    retain = [retain_graph or graph.shared for graph in graphs]
+    names_left = iter(values)
+
+    def hand_over(row: Row) -> Row:
+        name = next(names_left)
+        check_nonempty([name], [row])
+        return row if on_row is None else on_row(name, row)
+
+    differentiate = by_batched if engine == "batched" else by_hooks if hooks else by_autograd
+    rows = [hand_over(row) for row in differentiate(list(values.values()), params, retain, scale)]
+    return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)

@@ -1,0 +1,83 @@
+"""Named losses: the forms in which they are passed, what is required of them, and their values."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import torch
+from torch import Tensor
+
+__all__ = ["Losses", "are_functions", "check_functions", "check_losses", "evaluate", "named_parameters"]
+
+Losses: TypeAlias = (
+    Mapping[str, Tensor]
+    | Mapping[str, Callable[[dict[str, Tensor]], Tensor]]
+    | Callable[[dict[str, Tensor]], Mapping[str, Tensor]]
+)
+
+
+def evaluate(losses: Losses, params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
+    """The losses as tensors with their graphs, functions called with the parameters themselves."""
+    if are_functions(losses):
+        with torch.enable_grad():
+            losses = _call(losses, named_parameters(params, names))
+    return check_losses(losses)
+
+
+def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor]:
+    """The mapping as a dict, or an error that names what is wrong with it."""
+    if not isinstance(losses, Mapping):
+        raise TypeError(f"losses must be a mapping name -> scalar tensor; got {type(losses).__name__}")
+    if not losses:
+        raise ValueError("losses must name at least one loss; got an empty mapping")
+    for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
+        if not isinstance(loss, Tensor):
+            hint = " (a loss that this process does not have needs a process_group of several)" if loss is None else ""
+            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}{hint}")
+        if loss.numel() != 1:
+            raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
+        if not loss.is_floating_point():
+            raise TypeError(f"the loss {name!r} must be real and floating-point; got {loss.dtype}")
+        if with_graph and not loss.requires_grad:
+            raise ValueError(
+                f"the loss {name!r} has no graph (requires_grad is False): it was detached, computed under no_grad, "
+                "or depends on no parameter"
+            )
+    return dict(losses)
+
+
+def check_functions(losses: Mapping[str, object]) -> None:
+    """Raise unless every entry is a function: a mix of tensors and functions has no one meaning."""
+    for name, loss in losses.items():
+        if not isinstance(name, str):
+            raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
+        if not callable(loss):
+            raise TypeError(
+                f"losses must be all tensors or all functions of the parameters; {name!r} is {type(loss).__name__}"
+            )
+
+
+def are_functions(losses: object) -> bool:
+    """Whether these are functions of the parameters, or one function."""
+    values: Iterable[Any] = losses.values() if isinstance(losses, Mapping) else ()
+    return callable(losses) or any(callable(loss) and not isinstance(loss, Tensor) for loss in values)
+
+
+def named_parameters(params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
+    """The parameters by name, as functions receive them; `ValueError` if their names are not known."""
+    if names is None:
+        raise ValueError(
+            "losses that are functions of the parameters need parameter names: build the base optimizer from "
+            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
+        )
+    return dict(zip(names, params, strict=True))
+
+
+def _call(losses: Losses, named: dict[str, Tensor]) -> Mapping[str, Tensor]:
+    if not isinstance(losses, Mapping):
+        return losses(dict(named))
+    check_functions(losses)
+    return {name: loss(dict(named)) for name, loss in losses.items()}  # type: ignore[operator]
