@@ -12,20 +12,20 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .base import check_base, names_of
 from .combination import Combination
 from .combiner import Blocks, Combiner, check_blocks
+from .contract.base import check_base, names_of
+from .contract.hosts import explain_to_accelerate
+from .contract.step_hooks import with_step_hooks
 from .distributed import Reduce, check_group
 from .gradients.engines import ENGINES
 from .gradients.losses import Losses, check_losses
 from .gradients.missing_losses import present
-from .hosts import explain_to_accelerate
 from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
 from .rule_state import STATE_KEY, check_readable, pack
 from .settings import Settings
 from .step import Step
-from .step_hooks import with_step_hooks
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

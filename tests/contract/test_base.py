@@ -14,8 +14,17 @@ from torch.optim import lr_scheduler, swa_utils
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import AngleBisector, Sum
 
-from .hosts.problem import LEARNING_RATE, assert_same, batches, by_hand, halving, losses, network, wrapped
-from .optimizers import BASES, train
+from ..hosts.problem import (
+    LEARNING_RATE,
+    assert_same,
+    batches,
+    by_hand,
+    halving,
+    losses,
+    network,
+    wrapped,
+)
+from ..optimizers import BASES, train
 
 # ---- schedulers and averages: the twin is the bare optimizer, which the rule Sum must not differ from
 
