@@ -13,7 +13,6 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .combination import Combination
-from .combiner import Blocks, Combiner, check_blocks
 from .contract.base import check_base, names_of
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
@@ -21,11 +20,12 @@ from .distributed import Reduce, check_group
 from .gradients.engines import ENGINES
 from .gradients.losses import Losses, check_losses
 from .gradients.missing_losses import present
-from .join import Joined, join, total
 from .rule import CoordinateRule, Rule, StatefulRule
-from .rule_state import STATE_KEY, check_readable, pack
-from .settings import Settings
-from .step import Step
+from .step.combiner import Blocks, Combiner, check_blocks
+from .step.join import Joined, join, total
+from .step.rule_state import STATE_KEY, check_readable, pack
+from .step.settings import Settings
+from .step.step import Step
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -13,11 +13,11 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
-from gradweight.combiner import Combiner
+from gradweight.distributed.sums import OfWholes
 from gradweight.gradients.accumulation import Accumulated
 from gradweight.gradients.results import Gradients
 from gradweight.rules.claims import CLAIMS, NAMES
-from gradweight.sums import OfWholes
+from gradweight.step.combiner import Combiner
 
 every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
 

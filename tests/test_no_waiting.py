@@ -12,11 +12,12 @@ import torch
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from gradweight import MultiObjectiveGradient, combiner, step
+from gradweight import MultiObjectiveGradient
 from gradweight.linalg import gram, rows
 from gradweight.linalg.gram import CUTS
 from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
+from gradweight.step import combiner, step
 from tests.recording import Recording
 
 every_gram_rule = pytest.mark.parametrize(

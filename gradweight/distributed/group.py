@@ -9,7 +9,7 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, distributed_c10d
 
 from ..linalg.layout import is_sharded
-from ..one_process import Exchanging, OneProcess
+from .local import Exchanging, OneProcess
 from .placement import Reduce
 from .processes import Processes
 from .sharding import mesh_group, shards

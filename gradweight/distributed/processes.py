@@ -14,12 +14,12 @@ from ..gradients.accumulation import Accumulated
 from ..gradients.missing_losses import present, with_absent
 from ..gradients.results import Gradients
 from ..linalg.rows import Row, kept_targets
-from ..one_process import Compute
-from ..sums import OfParts, OfSamples, OfWholes, Sums
 from .agreement import Agreement
 from .exchange import Exchange, Road
+from .local import Compute
 from .placement import Placement, Reduce, placement_of
 from .sharding import whole
+from .sums import OfParts, OfSamples, OfWholes, Sums
 
 __all__ = ["Processes"]
 

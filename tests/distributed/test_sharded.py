@@ -13,10 +13,10 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gradweight import MultiObjectiveGradient
 from gradweight.distributed.placement import placement_of
+from gradweight.distributed.sums import OfSamples
 from gradweight.linalg.layout import coordinates
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
-from gradweight.sums import OfSamples
 
 from .pool import Pool
 from .problems import Net, alone, base, batch, distance, losses_of, network, share, world

@@ -25,8 +25,16 @@ from gradweight import MultiObjectiveGradient
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector
 
-from .hosts.problem import LEARNING_RATE, SlowNorms, assert_same, batches, by_hand, halving, network
-from .optimizers import BASE, BASES, RULE, train
+from ..hosts.problem import (
+    LEARNING_RATE,
+    SlowNorms,
+    assert_same,
+    batches,
+    by_hand,
+    halving,
+    network,
+)
+from ..optimizers import BASE, BASES, RULE, train
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from typing import Any
 
 from torch import Tensor
 
+from ..distributed import Group, Reduce
 from .combiner import Blocks, Combiner
-from .distributed import Group, Reduce
 
 __all__ = ["MicroBatch", "Settings"]
 

@@ -11,21 +11,21 @@ import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
-from .combination import Combination
+from ..combination import Combination
+from ..distributed import processes_of, stays
+from ..distributed.local import Exchanging
+from ..gradients.accumulation import Accumulated
+from ..gradients.engines import OnRow, loss_gradients
+from ..gradients.losses import Losses, check_losses, evaluate
+from ..gradients.missing_losses import present, with_absent
+from ..gradients.representation import Representation, at_representation
+from ..gradients.results import Gradients
+from ..gradients.weighted import weighted_gradient
+from ..linalg.host_access import is_captured
+from ..linalg.rows import Row, added, combine
+from ..rule import State
 from .combiner import block_of_each
-from .distributed import processes_of, stays
-from .gradients.accumulation import Accumulated
-from .gradients.engines import OnRow, loss_gradients
-from .gradients.losses import Losses, check_losses, evaluate
-from .gradients.missing_losses import present, with_absent
-from .gradients.representation import Representation, at_representation
-from .gradients.results import Gradients
-from .gradients.weighted import weighted_gradient
 from .join import Joined
-from .linalg.host_access import is_captured
-from .linalg.rows import Row, added, combine
-from .one_process import Exchanging
-from .rule import State
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import MicroBatch, Settings
 from .state_names import for_losses, remembered_order

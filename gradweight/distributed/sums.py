@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 from torch import Tensor, distributed
 
-from .linalg.layout import coordinates, first_coordinates
-from .linalg.rows import Row, gram
-from .linalg.statistics import Statistics, statistics
+from ..linalg.layout import coordinates, first_coordinates
+from ..linalg.rows import Row, gram
+from ..linalg.statistics import Statistics, statistics
 
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup

@@ -9,8 +9,17 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import CRMOGM, IMTLL, AngleBisector, GradNorm, GradVac, MoDo, NormBalance, SDMGrad
-from gradweight.state_names import for_losses, remembered_order
+from gradweight.rules import (
+    CRMOGM,
+    IMTLL,
+    AngleBisector,
+    GradNorm,
+    GradVac,
+    MoDo,
+    NormBalance,
+    SDMGrad,
+)
+from gradweight.step.state_names import for_losses, remembered_order
 
 
 def wrapped(rule: object, **options: object) -> tuple[nn.Parameter, MultiObjectiveGradient]:

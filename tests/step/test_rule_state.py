@@ -9,8 +9,8 @@ from hypothesis import strategies as st
 from torch import nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rule_state import STATE_KEY, keep
 from gradweight.rules import DWA, AngleBisector
+from gradweight.step.rule_state import STATE_KEY, keep
 
 NAMES = ["a", "b", "c"]
 

@@ -7,9 +7,9 @@ from typing import Any, Protocol, TypeVar
 
 from torch import Tensor
 
-from .gradients.accumulation import Accumulated
-from .gradients.results import Gradients
-from .linalg.rows import Row, in_place_targets, kept_targets
+from ..gradients.accumulation import Accumulated
+from ..gradients.results import Gradients
+from ..linalg.rows import Row, in_place_targets, kept_targets
 from .sums import OfWholes, Sums
 
 __all__ = ["Compute", "Exchanging", "OneProcess"]

@@ -12,13 +12,20 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
-from .combination import Combination
-from .gradients.accumulation import Accumulated
-from .linalg.host_access import on_numpy, readable
-from .linalg.rows import Row, combine, directions_by_coordinate
-from .rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights
+from ..combination import Combination
+from ..distributed.sums import Part, Sums
+from ..gradients.accumulation import Accumulated
+from ..linalg.host_access import on_numpy, readable
+from ..linalg.rows import Row, combine, directions_by_coordinate
+from ..rule import (
+    CoordinateRule,
+    Rule,
+    Signals,
+    State,
+    StatefulRule,
+    check_weights,
+)
 from .state_names import for_losses, title
-from .sums import Part, Sums
 
 __all__ = ["Blocks", "Combiner"]
 

@@ -1,0 +1,1 @@
+"""One training step, from the losses of a micro-batch to the direction in ``.grad``."""
