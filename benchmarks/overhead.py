@@ -39,7 +39,9 @@ from benchmarks.counting import count
 from benchmarks.kernels import by_kernels
 from benchmarks.record import device_arguments, machine_record
 from benchmarks.timing import interleaved, quartiles
-from gradweight.linalg.rows import Row, combine, gram
+from gradweight.linalg.gram import gram
+from gradweight.linalg.rows import Row
+from gradweight.linalg.weighted_sum import weighted_sum
 from gradweight.rules import AngleBisector
 
 RESULTS = Path(__file__).parent / "results" / "overhead"
@@ -60,7 +62,7 @@ def combination(k: int, m: int, tensors: int, device: torch.device) -> Callable[
     rule = AngleBisector()
 
     def run() -> None:
-        combine(rows, rule(gram(rows)), out)
+        weighted_sum(rows, rule(gram(rows)), out)
 
     return run
 

@@ -15,8 +15,8 @@ from torch import Tensor
 from .combination import Combination
 from .gradients.autograd import by_autograd
 from .gradients.losses import check_functions, check_losses
+from .linalg.gram import gram
 from .linalg.layout import first_coordinates
-from .linalg.rows import gram
 from .linalg.statistics import statistics
 from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights
 

@@ -23,7 +23,8 @@ from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.overhead import combination
 from benchmarks.peak import peak_bytes
 from benchmarks.timing import interleaved
-from gradweight.linalg import gram, rows
+from gradweight.linalg import gram
+from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -184,9 +185,9 @@ def test_the_combination_moves_each_gradient_twice_and_the_direction_once(m: int
 def test_the_combination_of_a_gpu_is_counted_too(m: int, tensors: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Operations on lists of tensors: as many per element as on the CPU, and more traffic, since nothing is cached."""
     k = 2_000_000
-    monkeypatch.setattr(rows, "CALLED", set())
+    monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
     monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
-    monkeypatch.setattr(gram, "readable", lambda tensor: False)
+    monkeypatch.setattr(gram, "is_host_readable", lambda tensor: False)
     monkeypatch.setattr(overhead, "AngleBisector", lambda: lambda gram: gram[0])  # nothing of size k either way
     products = m * (m + 1) if m <= 6 else 2 * m * m  # pair by pair, or as a product of matrices
     run = combination(k, m, tensors, torch.device("cpu"))

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from benchmarks.counting import count
 from gradweight import MultiObjectiveGradient
 from gradweight.linalg.gram import CUTS, gram
-from gradweight.linalg.rows import combine
+from gradweight.linalg.weighted_sum import weighted_sum
 from gradweight.rules import AngleBisector
 
 K = 3 * CUTS["cpu"].piece * torch.get_num_threads() + 1000  # several pieces and a rest, all large enough to be counted
@@ -22,7 +22,7 @@ def test_operations_are_the_floor(m: int) -> None:
     out = [torch.empty(K)]
     products = count(lambda: gram(rows), LARGE)
     assert products.operations == m * (m + 1) * K  # each pair once, a multiplication and an addition per element
-    direction = count(lambda: combine(rows, torch.ones(m), out), LARGE)
+    direction = count(lambda: weighted_sum(rows, torch.ones(m), out), LARGE)
     assert direction.operations == (2 * m - 1) * K
     assert products.unknown == direction.unknown == set()
     assert products.allocations == direction.allocations == 0

@@ -13,7 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
-from gradweight.linalg import gram, rows
+from gradweight.linalg import gram
+from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
 from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
@@ -89,9 +90,9 @@ class OnDevice(Training):
         super().__init__(claims, "cpu")
         base = torch.optim.SGD(self.net.named_parameters(), lr=0.05, momentum=0.5, foreach=False)
         self.opt = MultiObjectiveGradient(base, claims.rule, **options)
-        monkeypatch.setattr(gram, "readable", lambda tensor: False)
-        monkeypatch.setattr(combiner, "readable", lambda tensor: False)
-        monkeypatch.setattr(rows, "CALLED", set())
+        monkeypatch.setattr(gram, "is_host_readable", lambda tensor: False)
+        monkeypatch.setattr(combiner, "is_host_readable", lambda tensor: False)
+        monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
         monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
 
 

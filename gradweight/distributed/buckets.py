@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from ..linalg.rows import Row, is_dense
+from ..linalg.layout import is_dense
+from ..linalg.rows import Row
 
 __all__ = ["CAPACITY", "Bucket", "buckets_of"]
 

@@ -9,7 +9,8 @@ from torch import Tensor
 
 from ..gradients.accumulation import Accumulated
 from ..gradients.results import Gradients
-from ..linalg.rows import Row, in_place_targets, kept_targets
+from ..linalg.buffers import in_place_buffers, kept_buffers
+from ..linalg.rows import Row
 from .sums import OfWholes, Sums
 
 __all__ = ["Compute", "Exchanging", "OneProcess"]
@@ -100,7 +101,7 @@ class OneProcess:
 
     def targets(self, rows: Sequence[Row], params: list[Tensor], in_place: bool) -> list[Tensor | None]:
         """The first row's own tensors, or kept ones."""
-        return in_place_targets(rows, params) if in_place else kept_targets(rows, params, self.kept)
+        return in_place_buffers(rows, params) if in_place else kept_buffers(rows, params, self.kept)
 
     def gathered(self, targets: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
         """The targets themselves."""

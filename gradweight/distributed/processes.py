@@ -13,7 +13,8 @@ from torch.distributed import ProcessGroup, Work
 from ..gradients.accumulation import Accumulated
 from ..gradients.missing_losses import present, with_absent
 from ..gradients.results import Gradients
-from ..linalg.rows import Row, kept_targets
+from ..linalg.buffers import kept_buffers
+from ..linalg.rows import Row
 from .agreement import Agreement
 from .exchange import Exchange, Road
 from .local import Compute
@@ -161,10 +162,10 @@ class Processes:
         if in_place and self.reduce == "all" and not placement.sharded:  # the rows are parts of our own buffers
             return [next((t for t in tensors if t is not None), None) for tensors in zip(*rows, strict=True)]
         if self.reduce == "all":
-            return kept_targets(rows, placement.local, self._kept)
+            return kept_buffers(rows, placement.local, self._kept)
         targets: list[Tensor | None] = [None] * len(params)
         for i in placement.sharded:
-            [targets[i]] = kept_targets([[row[i]] for row in rows], [placement.local[i]], self._kept)
+            [targets[i]] = kept_buffers([[row[i]] for row in rows], [placement.local[i]], self._kept)
         if not self._directions:
             self._directions = [(bucket.empty(self.size), bucket.empty()) for bucket in placement.buckets]
         for bucket, (shard, _) in zip(placement.buckets, self._directions, strict=True):

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Protocol, TypeAlias
 import torch
 from torch import Tensor, distributed
 
+from ..linalg.gram import gram
 from ..linalg.layout import coordinates, first_coordinates
-from ..linalg.rows import Row, gram
+from ..linalg.rows import Row
 from ..linalg.statistics import Statistics, statistics
 
 if TYPE_CHECKING:

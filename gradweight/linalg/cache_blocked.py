@@ -1,7 +1,7 @@
-"""Piecewise: a weighted sum of gradients where an operation is a function call, so that what counts is memory.
+"""Cache-blocked weighted sum: for devices whose operations are function calls, so that memory bandwidth counts.
 
-One pass over the memory where torch has an operation for that; else a piece at a time, as large as the caches are, so
-that what the first loss has written is still there when the next is added.
+One pass over the memory where torch has an operation for that. Else one block at a time, as large as the caches, so
+that what the first loss has written is still in the cache when the next is added.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from .foreach import Column
-from .host_access import readable
+from .host_access import is_host_readable
 from .layout import LOW_PRECISION, cut, flatten, is_dense
 
-__all__ = ["combine_piecewise"]
+__all__ = ["weighted_sum_blocked"]
 
 Term: TypeAlias = tuple[Tensor, Tensor]
 """A weight, 0-dim, and what it weights."""
@@ -25,7 +25,7 @@ CACHED = 2**17
 """Elements of the sum that each thread writes before it goes on, so that they stay in its cache meanwhile."""
 
 
-def combine_piecewise(columns: Sequence[Column], weights: Tensor) -> None:
+def weighted_sum_blocked(columns: Sequence[Column], weights: Tensor) -> None:
     """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device.
 
     A target may be the first of its gradients. Half-precision gradients are summed in the precision of the weights,
@@ -40,7 +40,7 @@ def combine_piecewise(columns: Sequence[Column], weights: Tensor) -> None:
             add_up(target, terms)
             continue
         flat = flatten([target, *(t for _, t in terms)])
-        if add_up is _add_up and len(terms) > 1 and readable(weights):
+        if add_up is _add_up and len(terms) > 1 and is_host_readable(weights):
             numbers = [n for n, t in zip(weights.tolist(), tensors, strict=True) if t is not None]
             # two alone need no pieces
             for piece in cut(flat, size if len(terms) > 2 else flat[0].numel()):

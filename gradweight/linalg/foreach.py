@@ -1,4 +1,4 @@
-"""Together: one operation on many tensors in a few launches, for devices that are asked rather than called.
+"""Multi-tensor operations (``torch._foreach_*``), for devices on which each launch has a cost of its own.
 
 What these need beyond the tensors themselves is room for one term, of a part of the parameters at a time.
 """
@@ -12,10 +12,7 @@ from torch import Tensor
 
 from .layout import LOW_PRECISION
 
-__all__ = ["CALLED", "Column", "add_together", "added_together", "combine_together"]
-
-CALLED = {"cpu"}
-"""Kinds of devices where an operation is a function call: one for each tensor, while it is in the cache, is best."""
+__all__ = ["Column", "foreach_add", "foreach_add_", "weighted_sum_foreach"]
 
 PART = 2**26
 """Elements that are combined at a time."""
@@ -24,7 +21,7 @@ Column = tuple[Tensor, Sequence[Tensor | None]]
 """Where to write, and the gradients of one parameter."""
 
 
-def combine_together(columns: Sequence[Column], weights: Tensor) -> None:
+def weighted_sum_foreach(columns: Sequence[Column], weights: Tensor) -> None:
     """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device.
 
     Half-precision gradients are summed in the precision of the weights, and rounded once.
@@ -71,13 +68,13 @@ def _parts(columns: list[Column]) -> Iterator[list[Column]]:
     yield part
 
 
-def add_together(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
+def foreach_add_(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> None:
     """``tensors[i] += others[i]``."""
     for indices in _by_kind(tensors):
         torch._foreach_add_([tensors[i] for i in indices], [others[i] for i in indices])
 
 
-def added_together(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
+def foreach_add(tensors: Sequence[Tensor], others: Sequence[Tensor]) -> list[Tensor]:
     """``tensors[i] + others[i]``, in new tensors."""
     sums = list(tensors)
     for indices in _by_kind(tensors):

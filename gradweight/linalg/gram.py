@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 from torch._utils import _flatten_dense_tensors
 
-from .host_access import readable
-from .kernels import products_by_kernel, taken
+from .host_access import is_host_readable
+from .kernels import kernel_supports, products_kernel
 from .layout import LOW_PRECISION, cut, flatten
 
 __all__ = ["CUTS", "Cut", "gram"]
@@ -74,7 +74,7 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
         tensors = [t for t in column if t is not None]
         if not tensors:
             continue
-        if taken(tensors, m):
+        if kernel_supports(tensors, m):
             by_kernel.setdefault((tensors[0].device, tensors[0].dtype), []).append(column)
             continue
         present = everyone if len(tensors) == m else tuple(i for i, t in enumerate(column) if t is not None)
@@ -85,7 +85,7 @@ def gram(rows: Sequence[Sequence[Tensor | None]]) -> Tensor:
     dtypes = {dtype for _, _, dtype in products} | {dtype for _, dtype in by_kernel}
     dtype = torch.float64 if dtypes & {torch.float64, torch.complex128} else torch.float32
     parts = [(present, some.sums()) for (present, _, _), some in products.items()]
-    parts += [(everyone, products_by_kernel(columns)) for columns in by_kernel.values()]
+    parts += [(everyone, products_kernel(columns)) for columns in by_kernel.values()]
     if all(isinstance(sums, list) for _, sums in parts):
         return torch.tensor(_read_total(m, parts), dtype=dtype, device="cpu")  # type: ignore[arg-type]
     entries = iter(_total(m, parts).to(dtype).unbind())
@@ -168,7 +168,7 @@ class _Products:
         total: Tensor | None = None
         if self.dots:
             dots = torch.stack(self.dots)
-            if readable(dots) and not self.matrices:
+            if is_host_readable(dots) and not self.matrices:
                 values = dots.tolist()
                 return [sum(values[pair::pairs]) for pair in range(pairs)]
             total = dots.view(-1, pairs).sum(0, dtype=torch.float64)
@@ -177,7 +177,7 @@ class _Products:
             upper = torch.stack([entries[i * self.q + j] for i in range(self.q) for j in range(i, self.q)])
             total = upper if total is None else total + upper
         assert total is not None
-        return total.tolist() if readable(total) else total
+        return total.tolist() if is_host_readable(total) else total
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:

@@ -1,7 +1,7 @@
-"""Readable: a few numbers that lie in the memory of the host, and what is done faster with them there.
+"""Host access: which tensors can be read without a host sync, and what is done faster with them in NumPy.
 
-An operation of torch on an m x m matrix costs what its code and its bookkeeping cost to fetch, many times the
-arithmetic. Where the numbers can be read without waiting for a device, Python reads them.
+An operation of torch on an m x m matrix costs its dispatch, many times the arithmetic. Where the numbers lie in host
+memory, Python and NumPy read them instead.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-__all__ = ["is_captured", "is_eager", "on_numpy", "readable"]
+__all__ = ["call_with_numpy", "is_captured", "is_eager", "is_host_readable", "is_launch_bound"]
 
 # NumPy 1 rounds differently: a float32 scalar times a Python number is float64 there
 _SAME_DTYPES = int(np.__version__.partition(".")[0]) >= 2
 
 
-def readable(tensor: Tensor) -> bool:
-    """Whether the entries are numbers on the host, no device has to be waited for, and nobody records what is done.
+def is_host_readable(tensor: Tensor) -> bool:
+    """Whether this is a plain CPU tensor outside autograd, functorch and ``torch.compile``: no host sync to read it.
 
     False for fake tensors, for those of a transform of `torch.func`, under a compiler, and where a derivative is
     wanted.
@@ -38,15 +38,26 @@ def is_eager(tensor: Tensor) -> bool:
 
 
 def is_captured(tensor: Tensor) -> bool:
-    """Whether what is done to such a tensor now is recorded by a CUDA graph, to be replayed."""
+    """Whether a CUDA graph is being captured on the current stream of a CUDA tensor."""
     return tensor.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
-def on_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+def is_launch_bound(device: torch.device) -> bool:
+    """Whether an operation on the device is launched, at a cost of its own, instead of done in the calling thread.
+
+    There one operation on many tensors (``torch._foreach_*``) is best; on a CPU, one for each tensor, while it is in
+    the cache.
+    """
+    return device.type != "cpu"
+
+
+def call_with_numpy(function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
     """``function(*args, **kwargs)``, which sees arrays in place of tensors, and whose arrays are returned as tensors.
 
     Example:
-        >>> on_numpy(lambda x, *, y: {"sum": x + y, "type": type(x).__name__}, torch.ones(2), y=torch.tensor(2.0))
+        >>> def rule(x, *, y):
+        ...     return {"sum": x + y, "type": type(x).__name__}
+        >>> call_with_numpy(rule, torch.ones(2), y=torch.tensor(2.0))
         {'sum': tensor([3., 3.]), 'type': 'ndarray'}
     """
     if not _SAME_DTYPES:

@@ -18,7 +18,7 @@ from .foreach import Column
 from .host_access import is_captured, is_eager
 from .layout import LOW_PRECISION, is_dense
 
-__all__ = ["DEVICES", "combine_by_kernel", "products_by_kernel", "taken"]
+__all__ = ["DEVICES", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
 
 DEVICES: set[str] = set()
 """Kinds of devices where the kernels are used; add "cuda" to use them there.
@@ -37,7 +37,7 @@ _MANY_BLOCK = 64
 _KINDS = (torch.float64, torch.float32, *LOW_PRECISION)
 
 
-def taken(tensors: Sequence[Tensor], m: int) -> bool:
+def kernel_supports(tensors: Sequence[Tensor], m: int) -> bool:
     """Whether the kernels are used for these tensors of one shape and dtype, the gradients of m losses.
 
     Not under a compiler or a transform, and not while a CUDA graph is captured: a graph would keep the addresses'
@@ -56,11 +56,12 @@ def taken(tensors: Sequence[Tensor], m: int) -> bool:
     )
 
 
-def products_by_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
+def products_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
     """Inner products of each row with itself and with those after it: (m (m + 1) / 2,), double precision.
 
-    The columns are of one dtype, on one device, and `taken`. Sums over at most `CHUNK` elements are formed in
-    float32 (float64 for double precision), none of them one after the other all along, sums of those in float64.
+    The columns are of one dtype, on one device, and the kernels support them. Sums over at most `CHUNK` elements are
+    formed in float32 (float64 for double precision), none of them one after the other all along, sums of those in
+    float64.
     """
     from . import triton_kernels
 
@@ -84,8 +85,8 @@ def products_by_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
     return out.sum(0, dtype=torch.float64)
 
 
-def combine_by_kernel(columns: Sequence[Column], weights: Tensor) -> None:
-    """Write ``sum_i weights[i] * gradients[i]`` into the targets, all of one dtype on one device, and `taken`.
+def weighted_sum_kernel(columns: Sequence[Column], weights: Tensor) -> None:
+    """Write ``sum_i weights[i] * gradients[i]`` into targets of one dtype on one device that the kernels support.
 
     A target may be one of its gradients. The (m,) weights are of the dtype of the gradients, float32 for half
     precision; in it the sums are formed, and rounded once.

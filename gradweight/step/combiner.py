@@ -15,8 +15,9 @@ from torch import Tensor
 from ..combination import Combination
 from ..distributed.sums import Part, Sums
 from ..gradients.accumulation import Accumulated
-from ..linalg.host_access import on_numpy, readable
-from ..linalg.rows import Row, combine, directions_by_coordinate
+from ..linalg.host_access import call_with_numpy, is_host_readable
+from ..linalg.rows import Row
+from ..linalg.weighted_sum import weighted_sum
 from ..rule import (
     CoordinateRule,
     Rule,
@@ -25,6 +26,7 @@ from ..rule import (
     StatefulRule,
     check_weights,
 )
+from .coordinates import directions_by_coordinate
 from .state_names import for_losses, title
 
 __all__ = ["Blocks", "Combiner"]
@@ -113,7 +115,7 @@ class Combiner:
         part = accumulated.rows, range(len(targets))
         squared, losses = accumulated.unscaled(sums.grams([part])[0])
         finite = torch.isfinite(squared[0])
-        combine(accumulated.rows, torch.where(finite, 1.0, torch.nan), targets)
+        weighted_sum(accumulated.rows, torch.where(finite, 1.0, torch.nan), targets)
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
         return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
 
@@ -204,8 +206,8 @@ class Combiner:
         return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
 
     def _call(self, function: Callable[..., Any], matrix: Tensor, *args: Any, **given: Any) -> Any:
-        if len(matrix) >= self._faster_on_numpy_from and readable(matrix):
-            return on_numpy(function, matrix, *args, **given)
+        if len(matrix) >= self._faster_on_numpy_from and is_host_readable(matrix):
+            return call_with_numpy(function, matrix, *args, **given)
         return function(matrix, *args, **given)
 
     def _by_coordinate(
@@ -246,7 +248,7 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
 
 def _finite(matrix: Tensor) -> Tensor | None:
     """Whether all entries are finite, on the device; None where the host has seen that they are."""
-    if readable(matrix) and all(math.isfinite(entry) for row in matrix.tolist() for entry in row):
+    if is_host_readable(matrix) and all(math.isfinite(entry) for row in matrix.tolist() for entry in row):
         return None
     return torch.isfinite(matrix).all()
 
@@ -258,7 +260,7 @@ def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
 
 def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:
     if directions is None:
-        combine(rows, weights, targets)
+        weighted_sum(rows, weights, targets)
         return
     for target, direction in directions:
         target.copy_(direction)

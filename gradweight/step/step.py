@@ -22,7 +22,8 @@ from ..gradients.representation import Representation, at_representation
 from ..gradients.results import Gradients
 from ..gradients.weighted import weighted_gradient
 from ..linalg.host_access import is_captured
-from ..linalg.rows import Row, added, combine
+from ..linalg.rows import Row, added
+from ..linalg.weighted_sum import weighted_sum
 from ..rule import State
 from .combiner import block_of_each
 from .join import Joined
@@ -256,7 +257,7 @@ class Step:
         rows = processes.gradients({SUM: combination.losses[0]}, params, [], micro.call, compute).rows
         [squared] = processes.sums(params).grams([(rows, range(len(params)))])
         targets = processes.targets(rows, params, in_place=False)
-        combine(rows, torch.where(torch.isfinite(squared[0]), 1.0, torch.nan), targets)
+        weighted_sum(rows, torch.where(torch.isfinite(squared[0]), 1.0, torch.nan), targets)
         return self._lay(params, processes.gathered(targets, params), combination, changed, None)
 
     def _wait(self, micro: MicroBatch, gradients: Gradients) -> Combination:

@@ -50,7 +50,7 @@ def test_every_cut_gives_the_inner_products(rows, cut, is_readable):
     with pytest.MonkeyPatch.context() as patch:
         patch.setitem(CUTS, "cpu", TINY if cut == "tiny" else CUTS[cut])
         if not is_readable:  # as on any other device
-            patch.setattr(module, "readable", lambda tensor: False)
+            patch.setattr(module, "is_host_readable", lambda tensor: False)
         found = gram(rows)
     lengths = np.linalg.norm(v, axis=1)
     assert found.shape == (len(rows), len(rows))
@@ -62,7 +62,7 @@ def test_every_cut_gives_the_inner_products(rows, cut, is_readable):
 @pytest.mark.parametrize("is_readable", [True, False])
 def test_not_finite_entries_stay_what_they_are(is_readable, monkeypatch):
     if not is_readable:
-        monkeypatch.setattr(module, "readable", lambda tensor: False)
+        monkeypatch.setattr(module, "is_host_readable", lambda tensor: False)
     inf, nan = float("inf"), float("nan")
     rows = [[torch.tensor([inf, 1.0]), torch.tensor([-inf])], [torch.tensor([1.0, 0.0]), torch.tensor([1.0])]]
     found = gram(rows)
@@ -100,7 +100,7 @@ def test_small_gradients_of_many_rows_are_not_rounded_by_what_is_allowed_for_mat
 @pytest.mark.parametrize("holes", [False, True])
 def test_launches_on_cuda_do_not_grow_with_the_number_of_tensors(m, holes, monkeypatch):
     monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
-    monkeypatch.setattr(module, "readable", lambda tensor: False)
+    monkeypatch.setattr(module, "is_host_readable", lambda tensor: False)
 
     def count(parameters):
         rows = [[torch.randn(3, 5) for _ in range(parameters)] for _ in range(m)]

@@ -7,7 +7,7 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient, rules
-from gradweight.linalg.host_access import on_numpy, readable
+from gradweight.linalg.host_access import call_with_numpy, is_host_readable
 from gradweight.rule import Signals, StatefulRule
 from gradweight.rules.claims import CLAIMS, NAMES
 
@@ -15,25 +15,25 @@ FASTER = [claims for claims in CLAIMS if vars(type(claims.rule)).get("faster_on_
 
 
 def test_plain_numbers_are_readable():
-    assert readable(torch.eye(2))
-    assert not readable(torch.eye(2, requires_grad=True))
-    assert not readable(torch.eye(2, device="meta"))
-    assert not readable(nn.Parameter(torch.eye(2)))
+    assert is_host_readable(torch.eye(2))
+    assert not is_host_readable(torch.eye(2, requires_grad=True))
+    assert not is_host_readable(torch.eye(2, device="meta"))
+    assert not is_host_readable(nn.Parameter(torch.eye(2)))
     with FakeTensorMode():
-        assert not readable(torch.eye(2))
+        assert not is_host_readable(torch.eye(2))
 
 
 def test_what_a_transform_or_a_compiler_looks_at_is_not_readable():
     seen = []
 
     def look(x):
-        seen.append(readable(x))
+        seen.append(is_host_readable(x))
         return 2 * x
 
     torch.vmap(look)(torch.ones(3, 2))
     torch.func.grad(lambda x: look(x).sum())(torch.ones(2))
     assert seen == [False, False]
-    branch = torch.compile(lambda x: x + 1 if readable(x) else x - 1, backend="eager", fullgraph=True)
+    branch = torch.compile(lambda x: x + 1 if is_host_readable(x) else x - 1, backend="eager", fullgraph=True)
     assert branch(torch.zeros(1)) == -1
 
 
@@ -45,7 +45,7 @@ def test_arrays_go_in_and_tensors_come_out():
         return np.diagonal(gram), {"mean": state["mean"] + np.float32(1.5), "step": np.asarray(3)}
 
     matrix = torch.tensor([[1.0, 0.5], [0.5, 2.0]])
-    weights, state = on_numpy(
+    weights, state = call_with_numpy(
         rule, matrix, names=("a", "b"), losses=torch.ones(2), state={"mean": torch.zeros((), dtype=torch.float32)}
     )
     assert weights.tolist() == [1.0, 2.0]
@@ -68,7 +68,7 @@ def test_both_ways_give_the_same_weights(claims):
     given = Signals.of(rule).select({"names": NAMES[:4], "losses": torch.rand(4)})
     given |= {name: torch.tensor(value) for name, value in claims.signals.items()}
     assert not isinstance(rule, StatefulRule)
-    expected, found = rule(gram, **given), on_numpy(rule, gram, **given)
+    expected, found = rule(gram, **given), call_with_numpy(rule, gram, **given)
     # sums are rounded in another order, and some rules' constants are double precision to NumPy
     torch.testing.assert_close(found.to(expected.dtype), expected, rtol=1e-4, atol=1e-5)
 

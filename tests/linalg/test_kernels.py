@@ -19,7 +19,7 @@ from benchmarks.counting import launches
 from gradweight import MultiObjectiveGradient
 from gradweight.linalg import kernels
 from gradweight.linalg.gram import gram
-from gradweight.linalg.rows import combine
+from gradweight.linalg.weighted_sum import weighted_sum
 from gradweight.rules import AngleBisector
 
 pytest.importorskip("triton")
@@ -104,9 +104,9 @@ def test_the_direction_is_that_of_the_plain_operations(columns, in_place, data):
     weights = torch.tensor([data.draw(st.floats(-2, 2, width=32)) for _ in range(m)], device=DEVICE)
     firsts = [next((t for t in column if t is not None), None) for column in columns]
     plain = [None if t is None else torch.empty_like(t) for t in firsts]
-    plainly(lambda: combine(rows, weights, plain))
+    plainly(lambda: weighted_sum(rows, weights, plain))
     found = firsts if in_place else [None if t is None else torch.full_like(t, torch.nan) for t in firsts]
-    combine(rows, weights, found)
+    weighted_sum(rows, weights, found)
     for ours, theirs in zip(found, plain, strict=True):
         if ours is None:
             continue
@@ -127,7 +127,7 @@ def test_what_is_not_finite_stays_so(m):
     assert found[1, 1].isnan()
     assert (found[2:, 2:] == 305).all()
     target = [torch.zeros(300, device=DEVICE), torch.zeros(5, device=DEVICE)]
-    combine(rows, torch.ones(m, device=DEVICE), target)
+    weighted_sum(rows, torch.ones(m, device=DEVICE), target)
     assert target[0].tolist() == [m] * 299 + [inf]
     assert target[1][:4].tolist() == [m] * 4
     assert target[1][4].isnan()
@@ -136,7 +136,7 @@ def test_what_is_not_finite_stays_so(m):
 def test_a_weight_that_is_not_finite_does_not_reach_what_its_loss_does_not():
     rows = [[torch.ones(4, device=DEVICE), torch.ones(4, device=DEVICE)], [torch.ones(4, device=DEVICE), None]]
     target = [torch.zeros(4, device=DEVICE), torch.zeros(4, device=DEVICE)]
-    combine(rows, torch.tensor([2.0, float("inf")], device=DEVICE), target)
+    weighted_sum(rows, torch.tensor([2.0, float("inf")], device=DEVICE), target)
     assert target[0].isinf().all()
     assert target[1].tolist() == [2.0] * 4
 
@@ -149,7 +149,7 @@ def test_an_element_whose_sign_is_yet_to_be_changed_counts_with_it():
     rows = [row, [torch.ones((), device=DEVICE)]]
     assert gram(rows).tolist() == [[4, -2], [-2, 1]]
     target = [torch.zeros((), device=DEVICE)]
-    combine(rows, torch.tensor([1.0, 0.5], device=DEVICE), target)
+    weighted_sum(rows, torch.tensor([1.0, 0.5], device=DEVICE), target)
     assert target[0].item() == -1.5
 
 
@@ -185,10 +185,10 @@ def test_training_with_them_takes_the_same_steps(options):
 def test_they_wait_for_nothing(m):
     rows = [[torch.randn(3, 5, device=DEVICE), torch.randn(40_000, device=DEVICE)] for _ in range(m)]
     for sizes in (rows, [[t.flatten()[:3] for t in row] for row in rows]):
-        combine(sizes, gram(sizes)[0], sizes[0])  # compiles, and makes the table of these sizes
+        weighted_sum(sizes, gram(sizes)[0], sizes[0])  # compiles, and makes the table of these sizes
         torch.cuda.set_sync_debug_mode("error")
         try:
-            combine(sizes, gram(sizes)[0], sizes[0])
+            weighted_sum(sizes, gram(sizes)[0], sizes[0])
         finally:
             torch.cuda.set_sync_debug_mode("default")
 
@@ -196,7 +196,7 @@ def test_they_wait_for_nothing(m):
 def test_launches_do_not_grow_with_the_number_of_tensors():
     def count(tensors):
         rows = [[torch.randn(3, 5, device=DEVICE) for _ in range(tensors)] for _ in range(3)]
-        run = lambda: combine(rows, gram(rows)[0], rows[0])  # noqa: E731
+        run = lambda: weighted_sum(rows, gram(rows)[0], rows[0])  # noqa: E731
         run()  # the table of chunks is made once
         return launches(run)
 

@@ -15,9 +15,11 @@ from gradweight.func import combined_grad
 from gradweight.linalg import cache_blocked as piecewise
 from gradweight.linalg import foreach as together
 from gradweight.linalg import gram as gram_module
-from gradweight.linalg import rows as rows_module
-from gradweight.linalg.gram import CUTS
-from gradweight.linalg.rows import accumulate, combine, gram, in_place_targets, kept_targets
+from gradweight.linalg import weighted_sum as weighted_sum_module
+from gradweight.linalg.buffers import in_place_buffers, kept_buffers
+from gradweight.linalg.gram import CUTS, gram
+from gradweight.linalg.rows import accumulate
+from gradweight.linalg.weighted_sum import weighted_sum
 from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
@@ -105,8 +107,8 @@ def test_combine_is_the_weighted_sum(problem, in_place):
     weights = torch.randn(len(rows), dtype=gram(rows).dtype)
     vectors = np.stack([vector(row, params) for row in rows])
     expected, size = weights.double().numpy() @ vectors, np.abs(weights.double().numpy()) @ np.abs(vectors)
-    out = in_place_targets(rows, params) if in_place else kept_targets(rows, params, {})
-    combine(rows, weights, out)
+    out = in_place_buffers(rows, params) if in_place else kept_buffers(rows, params, {})
+    weighted_sum(rows, weights, out)
     for p, target, *column in zip(params, out, *rows, strict=True):
         assert (target is None) == all(t is None for t in column)
         if target is not None:
@@ -131,9 +133,9 @@ def test_combine_in_pieces_is_the_weighted_sum(dtype, layout, m, monkeypatch):
         layouts = [layout] * (m - 1) + [last if m > 1 else layout]
         rows = [[laid_out(torch.randn(3, 4, 5, 2).to(dtype), some)] for some in layouts]
         expected = weights.numpy() @ np.stack([flat(row[0]) for row in rows])
-        out = in_place_targets(rows, [parameter]) if in_place else kept_targets(rows, [parameter], {})
+        out = in_place_buffers(rows, [parameter]) if in_place else kept_buffers(rows, [parameter], {})
         assert (out[0] is rows[0][0]) == in_place
-        combine(rows, weights, out)
+        weighted_sum(rows, weights, out)
         # each product and each sum is rounded, numbers of a few units
         np.testing.assert_allclose(flat(out[0]), expected, rtol=0, atol=4 * m * torch.finfo(dtype).eps)
 
@@ -165,7 +167,7 @@ def test_rows_longer_than_a_piece(n, dtype):
     assert np.abs(found.numpy() - v @ v.T).max() <= 2e-5 * np.outer(lengths, lengths).max()
     assert abs(found[0, 0] - v[0] @ v[0]) <= 2e-5 * v[0] @ v[0]
     target = torch.empty_like(a)
-    combine([[a], [b]], torch.tensor([2.0, 1e-4]), [target])
+    weighted_sum([[a], [b]], torch.tensor([2.0, 1e-4]), [target])
     np.testing.assert_allclose(
         flat(target), 2 * v[0] + 1e-4 * v[1], rtol=float(torch.finfo(dtype).eps), atol=4 * torch.finfo(dtype).eps
     )
@@ -178,7 +180,7 @@ def test_half_precision_is_summed_in_float32():
     # 256 + 1 is not a bfloat16 and rounds back to 256: weighting 1 + 256 - 256 must not go through it
     one, big = torch.ones(1, dtype=torch.bfloat16), torch.full((1,), 256.0, dtype=torch.bfloat16)
     out = torch.empty_like(one)
-    combine([[one], [big], [big]], torch.tensor([1.0, 1.0, -1.0]), [out])
+    weighted_sum([[one], [big], [big]], torch.tensor([1.0, 1.0, -1.0]), [out])
     assert out.item() == 1.0
 
 
@@ -194,7 +196,7 @@ def test_bfloat16_targets_in_another_order_of_memory_are_written():
     p = torch.randn(2, 3, 2, 2, dtype=torch.bfloat16).contiguous(memory_format=torch.channels_last)
     rows = [[torch.full(p.shape, 2.0, dtype=torch.bfloat16)], [torch.full(p.shape, 3.0, dtype=torch.bfloat16)]]
     target = torch.zeros_like(p)
-    combine(rows, torch.tensor([1.0, 10.0]), [target])
+    weighted_sum(rows, torch.tensor([1.0, 10.0]), [target])
     assert (target == 32).all()
 
 
@@ -202,27 +204,27 @@ def test_in_place_never_uses_memory_that_two_gradients_share():
     shared = torch.ones(3)
     a, b = torch.zeros(3), torch.zeros(3)
     rows = [[shared, shared], [torch.full((3,), 2.0), torch.full((3,), 3.0)]]
-    out = in_place_targets(rows, [a, b])
-    combine(rows, torch.tensor([1.0, 1.0]), out)
+    out = in_place_buffers(rows, [a, b])
+    weighted_sum(rows, torch.tensor([1.0, 1.0]), out)
     assert out[0].tolist() == [3.0] * 3
     assert out[1].tolist() == [4.0] * 3
 
 
 def test_in_place_uses_the_first_row_where_it_may():
     rows = [[None, torch.ones(2, 3)], [torch.ones(4), torch.ones(2, 3)]]
-    out = in_place_targets(rows, [torch.zeros(4), torch.zeros(2, 3)])
+    out = in_place_buffers(rows, [torch.zeros(4), torch.zeros(2, 3)])
     assert out[0] is rows[1][0]
     assert out[1] is rows[0][1]
     transposed = [[torch.ones(3, 2).t()]]
-    assert in_place_targets(transposed, [torch.zeros(2, 3)])[0] is not transposed[0][0]
+    assert in_place_buffers(transposed, [torch.zeros(2, 3)])[0] is not transposed[0][0]
 
 
 def test_kept_targets_are_made_once_and_again_when_the_parameter_changes():
     p, kept = torch.nn.Parameter(torch.zeros(2, 3)), {}
-    (first,) = kept_targets([[torch.ones(2, 3)]], [p], kept)
-    assert kept_targets([[torch.ones(2, 3)]], [p], kept)[0] is first
+    (first,) = kept_buffers([[torch.ones(2, 3)]], [p], kept)
+    assert kept_buffers([[torch.ones(2, 3)]], [p], kept)[0] is first
     p.data = p.data.double()
-    (second,) = kept_targets([[torch.ones(2, 3, dtype=torch.float64)]], [p], kept)
+    (second,) = kept_buffers([[torch.ones(2, 3, dtype=torch.float64)]], [p], kept)
     assert second is not first
     assert second.dtype == torch.float64
 
@@ -233,15 +235,15 @@ def test_kept_targets_are_made_once_and_again_when_the_parameter_changes():
 @pytest.fixture
 def asked(monkeypatch):
     """The CPU as if each operation had to be launched."""
-    monkeypatch.setattr(rows_module, "CALLED", set())
+    monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
     monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
-    monkeypatch.setattr(gram_module, "readable", lambda tensor: False)
+    monkeypatch.setattr(gram_module, "is_host_readable", lambda tensor: False)
 
 
 @given(problem=problems(), in_place=st.booleans(), part=st.sampled_from([1, 20, 2**26]))
 def test_combining_together_is_the_weighted_sum(problem, in_place, part):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(rows_module, "CALLED", set())
+        patch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
         patch.setattr(together, "PART", part)
         test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place)
 
@@ -257,7 +259,8 @@ def few_and_many(m, holes=False):
 @pytest.mark.parametrize(("m", "holes"), [(1, False), (2, False), (2, True), (5, False), (5, True)])
 def test_launches_of_a_direction_do_not_grow_with_the_number_of_tensors(asked, m, holes):
     few, many = (
-        launches(lambda rows=rows, out=out: combine(rows, torch.ones(m), out)) for rows, out in few_and_many(m, holes)
+        launches(lambda rows=rows, out=out: weighted_sum(rows, torch.ones(m), out))
+        for rows, out in few_and_many(m, holes)
     )
     assert many == few <= (1 + holes) * 2 * m + 2
     few, many = (
