@@ -18,11 +18,10 @@ from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
 from .distributed import Reduce, check_group
 from .gradients.engines import ENGINES
-from .gradients.losses import Losses, check_losses
-from .gradients.missing_losses import present
+from .gradients.losses import Losses
 from .rule import CoordinateRule, Rule, StatefulRule
-from .step.combiner import Blocks, Combiner, check_blocks
-from .step.join import Joined, join, total
+from .step.blocks import Blocks, check_blocks
+from .step.combiner import Combiner
 from .step.rule_state import STATE_KEY, check_readable, pack
 from .step.settings import Settings
 from .step.step import Step
@@ -232,32 +231,7 @@ class MultiObjectiveGradient(Optimizer):
             >>> net.weight.grad
             tensor([[1., 1.]])
         """
-        params = self._step.params()
-        several = self._step.exchanging(params).size > 1
-        if not several:  # else in the backward, where the others can be told
-            self._step.settings.combiner.signals.check(signals, "join()")
-        mine = present(losses) if several else None
-        if mine is None:
-            mine = losses  # type: ignore[assignment]
-        values = {} if mine == {} and losses else check_losses(mine, with_graph=torch.is_grad_enabled())
-        if not torch.is_grad_enabled():
-            return total(values, params[0])
-        waiting = self._step.waiting_join()
-        if waiting is not None:
-            raise RuntimeError(
-                f"join() was called for {list(losses)} while the scalar that it returned for {list(waiting.losses)} "
-                "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
-                "join() returns, or zero_grad() if that step is to be left out"
-            )
-        scalar, self._step.joined = join(
-            Joined(
-                dict(losses),
-                total(values, params[0]),
-                lambda losses, c: self._step.add(losses, signals, c, shared=shared, joined=True),
-                lambda: [p.grad for p in params],
-            )
-        )
-        return scalar
+        return self._step.join(losses, signals, shared)
 
     @contextmanager
     def no_sync(self) -> Iterator[None]:
@@ -286,25 +260,9 @@ class MultiObjectiveGradient(Optimizer):
             RuntimeError: the scalar of a `join` still waits for its backward, without a `zero_grad` in between; the
                 scaler that `backward` was given has unscaled the base as well.
         """
-        scaler = None if self._step.scaler is None else self._step.scaler()
-        if self._step.waiting is not None:
-            raise RuntimeError(
-                "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
-                "processes: leave no_sync() for the last micro-batch of each step"
-            )
-        waiting = self._step.waiting_join() if closure is None else None  # a closure may be what leaves it out
-        if waiting is not None:
-            raise RuntimeError(
-                f"step() came while the scalar that join() returned for {list(waiting.losses)} still waits for its "
-                "backward: call backward() on it, without inputs=, or zero_grad() if that step is to be left out"
-            )
-        if id(self.base) in getattr(scaler, "_per_optimizer_states", ()):
-            raise RuntimeError(
-                "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "
-                "twice: call unscale_(opt) and step(opt) with the wrapper"
-            )
+        self._step.check_ready(closure=closure is not None)
         result = self.base.step() if closure is None else self.base.step(closure)
-        followed = self._step.taken()
+        followed = self._step.after_base_step()
         if followed is not None:
             self.history.append(followed)
         return result
@@ -312,7 +270,7 @@ class MultiObjectiveGradient(Optimizer):
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients that have accumulated, per loss and in ``.grad``, and that a `join` is waiting."""
         self._step.clear()
-        self._step.joined = None
+        self._step.deferred = None
         self.base.zero_grad(set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
@@ -341,7 +299,7 @@ class MultiObjectiveGradient(Optimizer):
             state_dict = state_dict if replaced is None else replaced
         check_readable(state_dict["param_groups"])  # before the base has loaded anything
         self.base.load_state_dict(state_dict)
-        self._step.changed = {}
+        self._step.progress.rule_state = {}
         self._step.saved()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

@@ -13,8 +13,8 @@ from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import MultiObjectiveGradient
-from gradweight.distributed.sums import OfWholes
-from gradweight.gradients.accumulation import Accumulated
+from gradweight.distributed.sums import ReplicatedSums
+from gradweight.gradients.accumulation import AccumulatedGradients
 from gradweight.gradients.results import Gradients
 from gradweight.rules.claims import CLAIMS, NAMES
 from gradweight.step.combiner import Combiner
@@ -30,9 +30,9 @@ def combined(rule, m, devices, blocks=None, signals=None):
     for _ in range(2):
         rows = [[torch.ones_like(p) for p in params] for _ in range(m)]
         losses = [torch.ones((), device=devices[1]) for _ in range(m)]
-        one = Accumulated.of(Gradients(NAMES[:m], losses, rows), params, signals or {})
-        both = replace(one, rows=[[torch.ones_like(p) for p in params] for _ in range(m)]).plus(one)
-        seen, changed = Combiner(rule)(both, blocks, saved, targets, OfWholes(params))
+        one = AccumulatedGradients.from_micro_batch(Gradients(NAMES[:m], losses, rows), params, signals or {})
+        both = replace(one, rows=[[torch.ones_like(p) for p in params] for _ in range(m)]).add(one)
+        seen, changed = Combiner(rule)(both, blocks, saved, targets, ReplicatedSums(params))
         saved |= changed
     return seen
 

@@ -18,7 +18,7 @@ from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
 from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
-from gradweight.step import combiner, step
+from gradweight.step import combiner, refresh
 from tests.recording import Recording
 
 every_gram_rule = pytest.mark.parametrize(
@@ -138,7 +138,7 @@ def test_held_weights_are_refused_while_a_graph_is_captured(monkeypatch):
     training = OnDevice(claims, monkeypatch, refresh_every=2)
     training.step()
     before = [p.detach().clone() for p in training.net.parameters()]
-    monkeypatch.setattr(step, "is_captured", lambda tensor: True)
+    monkeypatch.setattr(refresh, "is_captured", lambda tensor: True)
     with pytest.raises(RuntimeError, match=r"refresh_every=2 .* captured"):
         training.step()
     for p, then in zip(training.net.parameters(), before, strict=True):

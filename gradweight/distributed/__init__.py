@@ -13,7 +13,7 @@ by. Here each row is averaged as soon as its loss has been walked back, while th
 What the hosts have to agree on, such as names, goes over CPU tensors, so that no device is waited for.
 """
 
-from .group import Group, check_group, processes_of, stays
+from .group import Group, check_group, communicator_of, stays
 from .placement import Reduce
 
-__all__ = ["Group", "Reduce", "check_group", "processes_of", "stays"]
+__all__ = ["Group", "Reduce", "check_group", "communicator_of", "stays"]

@@ -9,12 +9,12 @@ from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, distributed_c10d
 
 from ..linalg.layout import is_sharded
-from .local import Exchanging, OneProcess
+from .communicator import Communicator
 from .placement import Reduce
-from .processes import Processes
+from .process_group import ProcessGroupCommunicator
 from .sharding import mesh_group, shards
 
-__all__ = ["Group", "check_group", "processes_of", "stays"]
+__all__ = ["Group", "check_group", "communicator_of", "stays"]
 
 
 class Group:
@@ -53,8 +53,8 @@ def check_group(process_group: ProcessGroup | bool | None, reduce: str) -> Group
     return Group(process_group)
 
 
-def processes_of(process_group: Group | bool | None, reduce: Reduce, params: Sequence[Tensor]) -> Exchanging:
-    """The processes that take a step together.
+def communicator_of(process_group: Group | bool | None, reduce: Reduce, params: Sequence[Tensor]) -> Communicator:
+    """What the processes that take a step together communicate by.
 
     Raises:
         RuntimeError: there are several, and parameters that each holds as a whole, but it was not said which
@@ -62,7 +62,7 @@ def processes_of(process_group: Group | bool | None, reduce: Reduce, params: Seq
         ValueError: ``process_group`` is False and parameters are sharded.
     """
     if not _initialized():
-        return OneProcess(grouped=False)
+        return Communicator(has_group=False)
     sharded = [p for p in params if is_sharded(p)]
     if process_group is False:
         if any(shards(p) > 1 for p in sharded):
@@ -70,7 +70,7 @@ def processes_of(process_group: Group | bool | None, reduce: Reduce, params: Seq
                 "process_group=False says that every process trains a model of its own; these parameters are sharded "
                 "over several"
             )
-        return OneProcess(grouped=True)
+        return Communicator(has_group=True)
     if isinstance(process_group, Group):
         group = process_group.group
     elif len(sharded) == len(params):
@@ -83,15 +83,17 @@ def processes_of(process_group: Group | bool | None, reduce: Reduce, params: Seq
             "process trains a model of its own; if the model is sharded by fully_shard, build the optimizer after that"
         )
     else:
-        return OneProcess(grouped=True)
+        return Communicator(has_group=True)
     return (
-        OneProcess(grouped=True) if distributed.get_world_size(group) == 1 and not sharded else Processes(group, reduce)
+        Communicator(has_group=True)
+        if distributed.get_world_size(group) == 1 and not sharded
+        else ProcessGroupCommunicator(group, reduce)
     )
 
 
-def stays(processes: Exchanging) -> bool:
-    """Whether nothing has happened that would make `processes_of` answer otherwise."""
-    return isinstance(processes, Processes) or processes.grouped == _initialized()
+def stays(communicator: Communicator) -> bool:
+    """Whether nothing has happened that would make `communicator_of` answer otherwise."""
+    return communicator.size > 1 or communicator.has_group == _initialized()
 
 
 def _initialized() -> bool:

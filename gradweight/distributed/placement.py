@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..linalg.layout import first_coordinates, is_sharded, real_numbers
 from .buckets import Bucket, buckets_of
-from .sharding import first_coordinate, local, shards
+from .sharding import first_coordinate, shards, to_local
 
 __all__ = ["Placement", "Reduce", "placement_of"]
 
@@ -27,7 +27,7 @@ class Placement:
         local: what this process holds of each.
         sharded: which of them are sharded already.
         buckets: the others.
-        copies: how many processes hold the same part, for each parameter.
+        replicas: how many processes hold the same part, for each parameter.
         offsets: how many coordinates of all parameters come before each part.
         text: what must be the same on all processes: shapes, and a checksum of the values that each holds as a whole.
     """
@@ -36,7 +36,7 @@ class Placement:
     local: list[Tensor]
     sharded: list[int]
     buckets: list[Bucket]
-    copies: list[int]
+    replicas: list[int]
     offsets: list[int]
     text: str
 
@@ -45,9 +45,9 @@ def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int)
     """Where the parts of a row lie on process ``rank`` of ``size``."""
     sharded = [i for i, p in enumerate(params) if is_sharded(p)]
     plain = [i for i, p in enumerate(params) if not is_sharded(p)]
-    copies = [size if reduce == "all" else 1] * len(params)
+    replicas = [size if reduce == "all" else 1] * len(params)
     for i in sharded:
-        copies[i] = size // shards(params[i])
+        replicas[i] = size // shards(params[i])
     shapes = [tuple(p.shape) for p in params]
     text = f"{len(params)} of shapes {shapes} with the checksum {_checksum([params[i] for i in plain])}"
     buckets = buckets_of(params, plain, size)
@@ -58,7 +58,7 @@ def placement_of(params: Sequence[Tensor], reduce: Reduce, rank: int, size: int)
         for bucket in buckets:
             for i, skipped in zip(bucket.indices, bucket.skipped(rank, size), strict=True):
                 offsets[i] += skipped * real_numbers(params[i])
-    return Placement(list(params), [local(p) for p in params], sharded, buckets, copies, offsets, text)
+    return Placement(list(params), [to_local(p) for p in params], sharded, buckets, replicas, offsets, text)
 
 
 _INTEGERS = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}

@@ -11,10 +11,10 @@ from torch.distributed import ProcessGroup
 
 from ..linalg.layout import is_sharded, real_numbers
 
-__all__ = ["first_coordinate", "local", "mesh_group", "shards", "whole"]
+__all__ = ["first_coordinate", "mesh_group", "shards", "to_dtensor", "to_local"]
 
 
-def local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
+def to_local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     """The part that this process holds, without a copy; of any other tensor, itself.
 
     Args:
@@ -30,7 +30,7 @@ def local(tensor: Tensor, like: Tensor | None = None) -> Tensor:
     return found
 
 
-def whole(part: Tensor, like: Tensor) -> Tensor:
+def to_dtensor(part: Tensor, like: Tensor) -> Tensor:
     """The DTensor whose part on this process is ``part``, sharded as ``like`` is."""
     from torch.distributed.tensor import DTensor
 

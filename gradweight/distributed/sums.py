@@ -16,13 +16,13 @@ from ..linalg.statistics import Statistics, statistics
 if TYPE_CHECKING:
     from torch.distributed import ProcessGroup
 
-__all__ = ["OfParts", "OfSamples", "OfWholes", "Part", "Sums"]
+__all__ = ["BatchShardedSums", "Part", "ReplicatedSums", "RowSums", "ShardedSums"]
 
 Part: TypeAlias = tuple[Sequence[Row], Sequence[int]]
 """Rows over some of the parameters, and which of them these are."""
 
 
-class Sums(Protocol):
+class RowSums(Protocol):
     """How sums over all entries of a row are formed.
 
     ``offsets`` says of each parameter how many coordinates come before those of it that are here: real numbers, of
@@ -43,8 +43,8 @@ class Sums(Protocol):
         """For each parameter, which losses have a gradient that is not zero, (m,) bool; None where it is all here."""
 
 
-class OfWholes:
-    """Every process holds whole rows, the same ones.
+class ReplicatedSums:
+    """Rows are replicated: every process holds all of each, or there is one process.
 
     Args:
         params: the parameters.
@@ -71,29 +71,31 @@ class OfWholes:
         return [None] * len(part[1])
 
 
-class OfParts:
-    """Every process holds a part of each parameter, or a copy of it.
+class ShardedSums:
+    """Rows are sharded: every process holds a shard of each parameter, or a replica of one.
 
     Args:
         group: the processes.
         params: the parameters, as a whole.
-        copies: how many processes hold the same part, for each parameter.
+        replicas: how many processes hold the same part, for each parameter.
         offsets: how many coordinates of all parameters come before each part.
     """
 
     def __init__(
-        self, group: ProcessGroup, params: Sequence[Tensor], copies: Sequence[int], offsets: Sequence[int]
+        self, group: ProcessGroup, params: Sequence[Tensor], replicas: Sequence[int], offsets: Sequence[int]
     ) -> None:
         self.offsets = offsets
         self.group = group
         self.params = params
-        self.copies = copies
+        self.replicas = replicas
 
     def grams(self, parts: Sequence[Part]) -> list[Tensor]:
         """Partial inner products, added up in one reduction for all parts."""
         partial: list[Tensor] = []
         for rows, indices in parts:
-            terms = [gram([[row[i] for i in some] for row in rows]) / n for n, some in self._by_copies(indices).items()]
+            terms = [
+                gram([[row[i] for i in some] for row in rows]) / n for n, some in self._by_replicas(indices).items()
+            ]
             partial.append(torch.stack(terms).sum(0))
         together = torch.stack(partial)
         distributed.all_reduce(together, group=self.group)
@@ -103,7 +105,7 @@ class OfParts:
         """Sums and maxima, reduced."""
         rows, indices = part
         found = {
-            n: statistics([[row[i] for i in some] for row in rows]) for n, some in self._by_copies(indices).items()
+            n: statistics([[row[i] for i in some] for row in rows]) for n, some in self._by_replicas(indices).items()
         }
         largest = torch.stack([one.max_abs for one in found.values()]).amax(0)
         total = torch.stack([one.sum_abs / n for n, one in found.items()]).sum(0)
@@ -122,15 +124,15 @@ class OfParts:
         distributed.all_reduce(together, op=distributed.ReduceOp.MAX, group=self.group)
         return together.bool().unbind()
 
-    def _by_copies(self, indices: Sequence[int]) -> dict[int, list[int]]:
+    def _by_replicas(self, indices: Sequence[int]) -> dict[int, list[int]]:
         positions: dict[int, list[int]] = {}
         for position, index in enumerate(indices):
-            positions.setdefault(self.copies[index], []).append(position)
+            positions.setdefault(self.replicas[index], []).append(position)
         return positions
 
 
-class OfSamples:
-    """Every process holds the gradients at its own samples' activations, of its own loss.
+class BatchShardedSums:
+    """Rows are gradients at activations, and every process holds those of its own samples, by its own loss.
 
     The loss of all is the mean of those of each, so its gradient at a process's samples is 1/n of what that has.
 
@@ -165,7 +167,7 @@ class OfSamples:
 
     def reaches(self, part: Part) -> Sequence[Tensor | None]:
         """Whether any process has an entry that is not zero."""
-        return OfParts(self.group, self.features, [1] * len(self.features), []).reaches(part)
+        return ShardedSums(self.group, self.features, [1] * len(self.features), []).reaches(part)
 
 
 def _any(tensor: Tensor | None, device: torch.device) -> Tensor:

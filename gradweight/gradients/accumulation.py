@@ -13,11 +13,11 @@ from ..linalg.rows import Row, accumulate
 from ..linalg.statistics import Statistics
 from .results import Gradients
 
-__all__ = ["Accumulated"]
+__all__ = ["AccumulatedGradients"]
 
 
 @dataclass(frozen=True)
-class Accumulated:
+class AccumulatedGradients:
     """What the `backward` calls since the last ``zero_grad`` add up to.
 
     Gradients and losses are summed, as ``.grad`` is in a plain loop; signals are averaged. So the rule sees what it
@@ -49,13 +49,13 @@ class Accumulated:
     backwards: int = 1
 
     @staticmethod
-    def of(
+    def from_micro_batch(
         gradients: Gradients,
         params: list[Tensor],
         signals: Mapping[str, Tensor | float],
         scale: Tensor | None = None,
         joined: bool = False,
-    ) -> Accumulated:
+    ) -> AccumulatedGradients:
         """One micro-batch."""
         device = params[0].device
         dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
@@ -64,7 +64,7 @@ class Accumulated:
         if scale is not None:
             scale = scale.detach().to(losses)
             losses = losses * scale
-        return Accumulated(gradients.names, params, gradients.rows, losses, tensors, scale, joined)
+        return AccumulatedGradients(gradients.names, params, list(gradients.rows), losses, tensors, scale, joined)
 
     def unscaled(self, gram: Tensor) -> tuple[Tensor, Tensor]:
         """The Gram matrix of the rows and the losses as the rule should see them, in the dtype of ``gram``."""
@@ -84,13 +84,13 @@ class Accumulated:
         scale = self.scale.to(like)
         return torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN
 
-    def over(self, params: list[Tensor]) -> tuple[list[Tensor], list[Row]]:
+    def aligned_to(self, params: list[Tensor]) -> tuple[list[Tensor], list[Row]]:
         """``params`` with those of our own that it lacks at the end, and the rows in that order."""
         now = set(params)
-        together = [*params, *(p for p in self.params if p not in now)]
-        return together, _aligned(self.rows, self.params, together)
+        union = [*params, *(p for p in self.params if p not in now)]
+        return union, _aligned(self.rows, self.params, union)
 
-    def plus(self, new: Accumulated) -> Accumulated:
+    def add(self, new: AccumulatedGradients) -> AccumulatedGradients:
         """The sum of the two. The rows of ``new`` are used up; nothing of ``self`` is written to.
 
         Raises:
@@ -109,7 +109,7 @@ class Accumulated:
         if self.joined != new.joined:
             raise ValueError("the micro-batches of one step need all backward() or all join(); got both")
         # a parameter that is frozen for this micro-batch keeps what it has, and takes part
-        params, before = self.over(new.params)
+        params, before = self.aligned_to(new.params)
         share = new.backwards / (self.backwards + new.backwards)
         return replace(
             new,
@@ -132,7 +132,7 @@ def _aligned(rows: list[Row], then: list[Tensor], now: list[Tensor]) -> list[Row
 
 def _scalar(loss: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     if loss.dim() == 0 and loss.dtype == dtype and loss.device == device:
-        return loss  # what is not asked of torch costs nothing
+        return loss  # skip no-op dispatch
     return loss.reshape(()).to(device, dtype)
 
 

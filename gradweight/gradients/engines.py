@@ -1,6 +1,6 @@
-"""Per-loss gradients: from named losses to one row each, by one of three engines.
+"""Per-loss gradients: from named losses to one row each, by one of four engines.
 
-- `autograd`: one `torch.autograd.grad` per loss. It walks only what that loss depends on, and each graph is freed
+- `autograd`: one `torch.autograd.grad` per loss. It traverses only what that loss depends on, and each graph is freed
   as soon as no later loss needs it.
 - `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
   function that returns several losses, one forward and backward after the other for separate functions.
@@ -21,8 +21,7 @@ graphs of all the other losses, which nearly doubles a step where two losses hav
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TypeAlias
+from collections.abc import Iterable, Iterator, Sequence
 
 from torch import Tensor
 
@@ -35,9 +34,7 @@ from .hooks import by_hooks
 from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
 from .results import Gradients
 
-__all__ = ["ENGINES", "OnRow", "loss_gradients"]
-
-OnRow: TypeAlias = Callable[[str, Row], Row]
+__all__ = ["ENGINES", "loss_gradients"]
 
 ENGINES = ("auto", "autograd", "batched", "func", "hooks")
 
@@ -50,7 +47,6 @@ def loss_gradients(
     engine: str,
     scale: Tensor | None = None,
     retain_graph: bool = False,
-    on_row: OnRow | None = None,
 ) -> Gradients:
     """Each loss's gradient with respect to ``params``.
 
@@ -61,8 +57,9 @@ def loss_gradients(
         engine: one of `ENGINES`.
         scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
         retain_graph: keep the graphs of tensor losses for another backward.
-        on_row: handed the name and the row of each tensor loss before the next one is walked back; what it returns
-            takes the row's place.
+
+    Returns:
+        The gradients. Of losses that are tensors, rows come from an iterator, one backward pass after the other.
 
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
@@ -88,13 +85,12 @@ def loss_gradients(
     check_reached(values, graphs, params, engine)
     hooks = engine == "hooks" or (engine == "auto" and (sharded or any(g.reentrant for g in graphs)))
     retain = [retain_graph or graph.shared for graph in graphs]
-    names_left = iter(values)
-
-    def hand_over(row: Row) -> Row:
-        name = next(names_left)
-        check_nonempty([name], [row])
-        return row if on_row is None else on_row(name, row)
-
     differentiate = by_batched if engine == "batched" else by_hooks if hooks else by_autograd
-    rows = [hand_over(row) for row in differentiate(list(values.values()), params, retain, scale)]
+    rows = _nonempty(values, differentiate(list(values.values()), params, retain, scale))
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
+
+
+def _nonempty(names: Iterable[str], rows: Iterator[Row]) -> Iterator[Row]:
+    for name, row in zip(names, rows, strict=True):
+        check_nonempty([name], [row])
+        yield row

@@ -1,31 +1,57 @@
-"""Absent: losses that other processes have and this one does not, which count as zero."""
+"""Losses that other processes have and this one does not, which count as zero."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linalg.rows import Row
+from .losses import Losses, are_functions
 from .results import Gradients
 
-__all__ = ["present", "with_absent"]
+__all__ = ["RankLosses", "fill_missing_losses"]
 
 
-def present(losses: Any) -> dict[str, Any] | None:
-    """The losses that this process has; None where they are functions, or nothing that could be told apart."""
-    if not isinstance(losses, Mapping) or not losses:
-        return None
-    if not all(loss is None or isinstance(loss, Tensor) for loss in losses.values()):
-        return None
-    return {name: loss for name, loss in losses.items() if loss is not None}
+@dataclass(frozen=True)
+class RankLosses:
+    """The losses of one `backward`, and which of them this process has.
+
+    Args:
+        here: the losses as they were given, without those that are None here.
+        names: of all of them; None where they are what one function returns, so that nobody knows them beforehand.
+    """
+
+    here: Losses
+    names: tuple[str, ...] | None
+
+    @staticmethod
+    def of(losses: Any) -> RankLosses:
+        """Those that are not None are here. Functions, and what is no mapping, are left as they are."""
+        if not isinstance(losses, Mapping):
+            return RankLosses(losses, None)
+        if are_functions(losses):
+            return RankLosses(losses, tuple(losses))
+        return RankLosses({name: loss for name, loss in losses.items() if loss is not None}, tuple(losses))
+
+    @property
+    def none_here(self) -> bool:
+        """Whether there are losses, and this process has none of them."""
+        return bool(self.names) and isinstance(self.here, Mapping) and not self.here
+
+    @property
+    def names_here(self) -> tuple[str, ...]:
+        """The names of those that this process has, where they are known beforehand."""
+        return tuple(self.here) if isinstance(self.here, Mapping) else ()
+
+    def in_order(self, found: Collection[str]) -> tuple[str, ...]:
+        """The names of all losses, once those that were ``found`` here are known."""
+        return tuple(found) if self.names is None else self.names
 
 
-def with_absent(
-    values: Mapping[str, Tensor], names: tuple[str, ...], params: Sequence[Tensor], rows: Sequence[Row] = ()
-) -> Gradients:
-    """All losses, those that this process does not have at zero."""
-    absent = torch.zeros((), dtype=params[0].dtype, device=params[0].device)
-    return Gradients(names, [values.get(name, absent).detach() for name in names], list(rows))
+def fill_missing_losses(values: Mapping[str, Tensor], names: tuple[str, ...], params: Sequence[Tensor]) -> Gradients:
+    """The values of all losses, those that this process does not have at zero; no rows."""
+    missing = torch.zeros((), dtype=params[0].dtype, device=params[0].device)
+    return Gradients(names, [values.get(name, missing).detach() for name in names], [])

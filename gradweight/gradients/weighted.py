@@ -23,7 +23,7 @@ def weighted_gradient(
     scale: Tensor | None,
     retain_graph: bool,
 ) -> Row:
-    """``sum_i weights[i] grad losses[i]`` by parameters: what all losses share is walked once, whatever their number.
+    """``sum_i weights[i] grad losses[i]`` by parameters, in one backward pass whatever the number of losses.
 
     Args:
         losses: name -> scalar tensor, with their graphs.
@@ -43,4 +43,5 @@ def weighted_gradient(
     found = loss_gradients(
         {"the weighted sum": total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph
     )
-    return found.rows[0]
+    [row] = found.rows
+    return row

@@ -7,14 +7,14 @@ import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from ..combination import Combination
-from ..distributed.sums import Part, Sums
-from ..gradients.accumulation import Accumulated
+from ..distributed.sums import Part, RowSums
+from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import call_with_numpy, is_host_readable
 from ..linalg.rows import Row
 from ..linalg.weighted_sum import weighted_sum
@@ -29,13 +29,9 @@ from ..rule import (
 from .coordinates import directions_by_coordinate
 from .state_names import for_losses, title
 
-__all__ = ["Blocks", "Combiner"]
+__all__ = ["Combiner", "write_row"]
 
 Directions: TypeAlias = list[tuple[Tensor, Tensor]]
-
-Blocks: TypeAlias = Literal["group", "layer"] | Callable[[str], str | None] | None
-"""One combination for each parameter group, for each layer, for each value of a function of the parameter's name
-(None: the parameter is left alone), or a single one."""
 
 
 class Combiner:
@@ -66,32 +62,32 @@ class Combiner:
 
     def __call__(
         self,
-        accumulated: Accumulated,
+        accumulated: AccumulatedGradients,
         blocks: Sequence[str | None] | None,
         saved: State,
-        targets: Sequence[Tensor | None],
-        sums: Sums,
+        out: Sequence[Tensor | None],
+        sums: RowSums,
     ) -> tuple[Combination, State]:
-        """Write the direction into ``targets``.
+        """Write the direction to ``out``.
 
         Args:
             accumulated: the rows, the losses and the signals.
             blocks: the block that each parameter belongs to, None for those left alone (weight 1 for every loss);
                 or None for a single combination.
             saved: what the rule remembers.
-            targets: where to write, one per parameter; None where no loss reaches it.
+            out: where to write, one per parameter; None where no loss reaches it.
             sums: how inner products are formed, where other processes hold parts of the rows.
 
         Raises:
             TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
         """
         # backward() inside an autocast region must not round the rule's matrices to half precision
-        with _no_autocast(targets_device(targets).type):
+        with _no_autocast(_device_of(out).type):
             if blocks is None:
-                return self._whole(accumulated, saved, targets, sums)
-            return self._by_block(accumulated, blocks, saved, targets, sums)
+                return self._whole(accumulated, saved, out, sums)
+            return self._by_block(accumulated, blocks, saved, out, sums)
 
-    def by_losses(self, accumulated: Accumulated, saved: State) -> tuple[Tensor, State]:
+    def weights_by_losses(self, accumulated: AccumulatedGradients, saved: State) -> tuple[Tensor, State]:
         """The weights of a rule that needs no gradients, and the entries of its state that change.
 
         The rule is shown the identity for a Gram matrix. All weights are NaN if a loss is not finite, which need not
@@ -104,50 +100,50 @@ class Combiner:
             weights, _, changed = self._weights(matrix, losses, {}, accumulated, saved, "")
             return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
 
-    def held(self, saved: State, device: torch.device) -> State:
+    def step_number(self, saved: State, device: torch.device) -> State:
         """What changes on a step that takes weights found before, without asking the rule: the number of the step."""
         return {"step": _steps(saved, device) + 1} if "step" in self.signals.known else {}
 
-    def weighted(
-        self, accumulated: Accumulated, weights: Tensor, targets: Sequence[Tensor | None], sums: Sums
+    def write_weighted_row(
+        self, accumulated: AccumulatedGradients, weights: Tensor, out: Sequence[Tensor | None], sums: RowSums
     ) -> Combination:
-        """Write the direction of a step of one backward: its one row is the gradient of the weighted sum."""
-        part = accumulated.rows, range(len(targets))
-        squared, losses = accumulated.unscaled(sums.grams([part])[0])
+        """Write the direction of a step whose one row is the gradient of the weighted sum of all losses."""
+        [matrix] = sums.grams([(accumulated.rows, range(len(out)))])
+        squared, losses = accumulated.unscaled(matrix)
         finite = torch.isfinite(squared[0])
-        weighted_sum(accumulated.rows, torch.where(finite, 1.0, torch.nan), targets)
+        write_row(accumulated.rows, finite, out)
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
         return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
 
     def _whole(
-        self, accumulated: Accumulated, saved: State, targets: Sequence[Tensor | None], sums: Sums
+        self, accumulated: AccumulatedGradients, saved: State, out: Sequence[Tensor | None], sums: RowSums
     ) -> tuple[Combination, State]:
-        part = accumulated.rows, range(len(targets))
+        part = accumulated.rows, range(len(out))
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, given, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
         finite = _finite(matrix)
         weights = _or_nan(weights, finite)
-        directions = self._by_coordinate(part, given, finite, targets, sums)
-        _write(accumulated.rows, weights, directions, targets)
+        directions = self._by_coordinate(part, given, finite, out, sums)
+        _write(accumulated.rows, weights, directions, out)
         return Combination(accumulated.names, losses, matrix, weights), changed
 
     def _by_block(
         self,
-        accumulated: Accumulated,
+        accumulated: AccumulatedGradients,
         blocks: Sequence[str | None],
         saved: State,
-        targets: Sequence[Tensor | None],
-        sums: Sums,
+        out: Sequence[Tensor | None],
+        sums: RowSums,
     ) -> tuple[Combination, State]:
         members: dict[str | None, list[int]] = {}
-        for index, (block, target) in enumerate(zip(blocks, targets, strict=True)):
+        for index, (block, target) in enumerate(zip(blocks, out, strict=True)):
             if target is not None:
                 members.setdefault(block, []).append(index)
         rows = {b: [[row[i] for i in indices] for row in accumulated.rows] for b, indices in members.items()}
         found = sums.grams([(rows[block], members[block]) for block in members])
         grams = {block: accumulated.unscaled(matrix) for block, matrix in zip(members, found, strict=True)}
-        total = functools.reduce(torch.add, (matrix.to(targets_device(targets)) for matrix, _ in grams.values()))
+        total = functools.reduce(torch.add, (matrix.to(_device_of(out)) for matrix, _ in grams.values()))
         finite = _finite(total)
 
         changed: State = {}
@@ -161,13 +157,13 @@ class Combiner:
             weights, given, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
             weights = _or_nan(weights, finite)
             changed |= some
-            some_targets = [targets[i] for i in members[block]]
+            some_out = [out[i] for i in members[block]]
             part = rows[block], members[block]
-            decided[block] = weights, self._by_coordinate(part, given, finite, some_targets, sums)
+            decided[block] = weights, self._by_coordinate(part, given, finite, some_out, sums)
             combinations[block] = Combination(accumulated.names, losses, matrix, weights)
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
         for block, (weights, directions) in decided.items():
-            _write(rows[block], weights, directions, [targets[i] for i in members[block]])
+            _write(rows[block], weights, directions, [out[i] for i in members[block]])
         _, losses = next(iter(grams.values()))
         whole = Combination(accumulated.names, losses, total, torch.full_like(total[0], torch.nan), combinations)
         return whole, changed
@@ -177,7 +173,7 @@ class Combiner:
         matrix: Tensor,
         losses: Tensor,
         statistics: dict[str, Tensor],
-        accumulated: Accumulated,
+        accumulated: AccumulatedGradients,
         saved: State,
         where: str,
     ) -> tuple[Tensor, dict[str, Any], State]:
@@ -202,7 +198,9 @@ class Combiner:
         check_weights(weights, self.signals.rule, matrix)
         return weights.detach().to(matrix), given, changed
 
-    def _statistics(self, accumulated: Accumulated, part: Part, matrix: Tensor, sums: Sums) -> dict[str, Tensor]:
+    def _statistics(
+        self, accumulated: AccumulatedGradients, part: Part, matrix: Tensor, sums: RowSums
+    ) -> dict[str, Tensor]:
         return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
 
     def _call(self, function: Callable[..., Any], matrix: Tensor, *args: Any, **given: Any) -> Any:
@@ -211,14 +209,14 @@ class Combiner:
         return function(matrix, *args, **given)
 
     def _by_coordinate(
-        self, part: Part, given: dict[str, Any], finite: Tensor | None, targets: Sequence[Tensor | None], sums: Sums
+        self, part: Part, given: dict[str, Any], finite: Tensor | None, out: Sequence[Tensor | None], sums: RowSums
     ) -> Directions | None:
         if self._coordinate is None:
             return None
         rows, indices = part
-        devices = {target.device for target in targets if target is not None}
+        devices = {target.device for target in out if target is not None}
         near = {device: {name: _on(value, device) for name, value in given.items()} for device in devices}
-        own: list[dict[str, Any]] = [{} if target is None else dict(near[target.device]) for target in targets]
+        own: list[dict[str, Any]] = [{} if target is None else dict(near[target.device]) for target in out]
         if "offset" in self.signals.known:
             offsets = sums.offsets
             for mapping, index in zip(own, indices, strict=True):
@@ -226,7 +224,7 @@ class Combiner:
         if "reaches" in self.signals.known:
             for mapping, reaches in zip(own, sums.reaches(part), strict=True):
                 mapping["reaches"] = reaches
-        return directions_by_coordinate(self._coordinate.combine, self.signals.rule, rows, finite, targets, own)
+        return directions_by_coordinate(self._coordinate.combine, self.signals.rule, rows, finite, out, own)
 
 
 def _on(value: Any, device: torch.device) -> Any:
@@ -258,43 +256,19 @@ def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
     return weights.clone() if finite is None else torch.where(finite.to(weights.device), weights, torch.nan)
 
 
-def _write(rows: list[Row], weights: Tensor, directions: Directions | None, targets: Sequence[Tensor | None]) -> None:
+def write_row(rows: list[Row], finite: Tensor, out: Sequence[Tensor | None]) -> None:
+    """Write the only row to ``out``, or NaN unless it is finite, so that no part of a step is taken."""
+    weighted_sum(rows, torch.where(finite, 1.0, torch.nan), out)
+
+
+def _write(rows: list[Row], weights: Tensor, directions: Directions | None, out: Sequence[Tensor | None]) -> None:
     if directions is None:
-        weighted_sum(rows, weights, targets)
+        weighted_sum(rows, weights, out)
         return
     for target, direction in directions:
         target.copy_(direction)
 
 
-def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | None) -> list[str | None] | None:
-    """The block of each parameter, from the index of its group and its name.
-
-    Raises:
-        ValueError: blocks that go by name, and no names.
-    """
-    if blocks is None:
-        return None
-    if blocks == "group":
-        return [f"group {group}" for group in groups]
-    if names is None:
-        raise ValueError(
-            "blocks by layer or by a function of the parameter's name need names: build the base optimizer from "
-            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
-        )
-    block: Callable[[str], str | None] = _layer if blocks == "layer" else blocks
-    return [block(name) for name in names]
-
-
-def check_blocks(blocks: object) -> None:
-    """Raise `ValueError` unless ``blocks`` is one of the kinds that there are."""
-    if not (blocks is None or blocks in ("group", "layer") or callable(blocks)):
-        raise ValueError(f"blocks must be 'group', 'layer', a function of a parameter's name, or None; got {blocks!r}")
-
-
-def targets_device(targets: Sequence[Tensor | None]) -> torch.device:
+def _device_of(out: Sequence[Tensor | None]) -> torch.device:
     """The device of the first target, where sums over all of them meet."""
-    return next(t.device for t in targets if t is not None)
-
-
-def _layer(name: str) -> str:
-    return name.rpartition(".")[0] or name
+    return next(t.device for t in out if t is not None)

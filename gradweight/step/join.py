@@ -4,52 +4,90 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
-__all__ = ["Joined", "join", "total"]
+__all__ = ["DeferredBackward", "total"]
+
+GradVersions: TypeAlias = list[tuple[int, int] | None]
 
 
-class Joined:
-    """What waits inside the scalar until the host calls ``.backward()`` on it.
+class DeferredBackward:
+    """The losses of a `join`, until the host calls ``.backward()`` on its scalar.
+
+    1. `scalar` makes the scalar. The losses' own graphs hang on this object, not on the scalar: the host's backward
+       pass ends here.
+    2. The host multiplies the scalar by a loss scale, by 1 / accumulation steps, or by nothing, and goes backward.
+    3. A hook of the scalar queues `_check_reached` for the end of the host's backward pass.
+    4. The scalar's backward calls `run` with the cotangent, which holds the host's factor: nothing else may have
+       written to ``.grad`` since 1, the losses' own backward passes run, and `_check_alone` is queued.
+    5. At the end of the host's backward pass both checks run: the scalar was reached, and nothing has been added to
+       the ``.grad`` of 4.
 
     Args:
         losses: name -> loss, with their graphs; None for one that another process has.
-        value: what the scalar is to be.
-        on_backward: called with the losses and the incoming cotangent.
-        grads: what the ``.grad`` of the parameters are now; others must not change during the backward.
+        params: those whose ``.grad`` nobody else may write to meanwhile.
+        backward: called with the losses and the cotangent; writes ``.grad``.
     """
 
     def __init__(
         self,
         losses: dict[str, Tensor],
-        value: Tensor,
-        on_backward: Callable[[dict[str, Tensor], Tensor], object],
-        grads: Callable[[], list[Tensor | None]],
+        params: list[Tensor],
+        backward: Callable[[dict[str, Tensor], Tensor], object],
     ) -> None:
         self.losses = losses
-        self.value = value
-        self.on_backward = on_backward
-        self.grads = grads
-        self.before = _versions(grads())
+        self.params = params
+        self.backward = backward
+        self.before = self._grad_versions()
         self.done = False
 
+    def scalar(self, value: Tensor) -> tuple[Tensor, weakref.ref[DeferredBackward]]:
+        """``value`` as a scalar whose backward is `run`, and a reference to this object that dies with its graph."""
+        # an input that requires a gradient is what makes autograd call the backward at all
+        anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
+        scalar: Tensor = _Scalar.apply(anchor, value, self)  # type: ignore[no-untyped-call]
+        # a hook of the scalar is called even where backward(inputs=...) leaves out all that lies behind it
+        scalar.register_hook(lambda _: _at_the_end(self._check_reached))  # type: ignore[no-untyped-call]
+        return scalar, weakref.ref(self)
 
-def join(joined: Joined) -> tuple[Tensor, weakref.ref[Joined]]:
-    """The value as a scalar whose backward is ``on_backward``, and a reference that dies with its graph.
+    def run(self, cotangent: Tensor) -> None:
+        """The backward passes of the losses, times the cotangent."""
+        if self.done:
+            raise RuntimeError(
+                "the scalar that join() returned was backpropagated a second time: call join() again for each backward"
+            )
+        self.done = True
+        losses, self.losses = self.losses, {}
+        self._check_alone(self.before)
+        with torch.no_grad():
+            self.backward(losses, cotangent.detach())
+        written = self._grad_versions()
+        _at_the_end(lambda: self._check_alone(written))
 
-    The losses' own graphs hang on the `Joined`, not on the scalar: the host's backward ends here, and what it
-    multiplied the scalar by (a loss scale, 1 / accumulation steps) arrives as the cotangent.
-    """
-    value = joined.value
-    # an input that requires a gradient is what makes autograd call the backward at all
-    anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
-    scalar: Tensor = _Join.apply(anchor, value, joined)  # type: ignore[no-untyped-call]
-    # a hook of the scalar is called even where backward(inputs=...) leaves out all that lies behind it
-    scalar.register_hook(lambda _: _at_the_end(lambda: _check_reached(joined)))  # type: ignore[no-untyped-call]
-    return scalar, weakref.ref(joined)
+    def _check_reached(self) -> None:
+        if not self.done:
+            raise RuntimeError(
+                "the scalar that join() returned was differentiated with inputs=, which keeps autograd from its "
+                "losses: call backward() without inputs; the gradients are those of the optimizer's parameters that "
+                "require one"
+            )
+
+    def _check_alone(self, before: GradVersions) -> None:
+        """Raise if the host's backward pass also adds gradients to ``.grad``: only one of the two would remain."""
+        for then, p in zip(before, self.params, strict=True):
+            g = p.grad
+            # None or zeros: a zero_grad() since join(). A host sync only where something was written at all.
+            if g is not None and then != (id(g), g._version) and bool(g.any()):
+                raise RuntimeError(
+                    "the scalar that join() returned was added to another loss, whose gradients would get lost: put "
+                    "all terms into the mapping that join() is given"
+                )
+
+    def _grad_versions(self) -> GradVersions:
+        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.params]
 
 
 def total(losses: Mapping[str, Tensor], like: Tensor) -> Tensor:
@@ -58,52 +96,18 @@ def total(losses: Mapping[str, Tensor], like: Tensor) -> Tensor:
     return torch.stack([value.to(values[0].device) for value in values]).sum()
 
 
-class _Join(torch.autograd.Function):
+class _Scalar(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, total: Tensor, joined: Joined) -> Tensor:
-        ctx.joined = joined
-        return total + anchor
+    def forward(ctx: Any, anchor: Tensor, value: Tensor, deferred: DeferredBackward) -> Tensor:
+        ctx.deferred = deferred
+        return value + anchor
 
     @staticmethod
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, None, None]:
-        joined: Joined = ctx.joined
-        if joined.done:
-            raise RuntimeError(
-                "the scalar that join() returned was backpropagated a second time: call join() again for each backward"
-            )
-        joined.done = True
-        losses, joined.losses = joined.losses, {}
-        _check_alone(joined.before, joined.grads())
-        with torch.no_grad():
-            joined.on_backward(losses, cotangents[0].detach())
-        laid = _versions(joined.grads())
-        _at_the_end(lambda: _check_alone(laid, joined.grads()))
+        ctx.deferred.run(cotangents[0])
         return None, None, None
 
 
 def _at_the_end(check: Callable[[], None]) -> None:
-    """Call ``check`` when the backward that is under way has done all else."""
+    """Call ``check`` when all else of the backward pass that is running is done."""
     torch.autograd.Variable._execution_engine.queue_callback(check)
-
-
-def _check_reached(joined: Joined) -> None:
-    if not joined.done:
-        raise RuntimeError(
-            "the scalar that join() returned was differentiated with inputs=, which keeps autograd from its losses: "
-            "call backward() without inputs; the gradients are those of the optimizer's parameters that require one"
-        )
-
-
-def _versions(grads: list[Tensor | None]) -> list[tuple[int, int] | None]:
-    return [None if g is None else (id(g), g._version) for g in grads]
-
-
-def _check_alone(before: list[tuple[int, int] | None], grads: list[Tensor | None]) -> None:
-    """Raise if the walk that came here has also added gradients to ``.grad``: only one of the two would remain."""
-    for then, g in zip(before, grads, strict=True):
-        # None or zeros: a zero_grad() since join(). The device is asked only where something was written at all.
-        if g is not None and then != (id(g), g._version) and bool(g.any()):
-            raise RuntimeError(
-                "the scalar that join() returned was added to another loss, whose gradients would get lost: put all "
-                "terms into the mapping that join() is given"
-            )

@@ -310,7 +310,7 @@ def elements_held(reduce: str) -> tuple[int, int]:
     net = network()
     opt = together(net, AngleBisector(), reduce=reduce)
     opt.backward(losses_of(net, share(batch(0, 4))))
-    accumulated = opt._step.accumulated
+    accumulated = opt._step.progress.accumulated
     assert accumulated is not None
     storages = {t.untyped_storage().data_ptr(): t for row in accumulated.rows for t in row if t is not None}
     held = sum(t.untyped_storage().nbytes() // t.element_size() for t in storages.values())

@@ -13,7 +13,7 @@ from torch.distributed.tensor import Replicate, Shard, distribute_tensor
 
 from gradweight import MultiObjectiveGradient
 from gradweight.distributed.placement import placement_of
-from gradweight.distributed.sums import OfSamples
+from gradweight.distributed.sums import BatchShardedSums
 from gradweight.linalg.layout import coordinates
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
@@ -200,7 +200,7 @@ def parts_of_mixed() -> list[list[tuple[int, int]]]:
     starts = placement_of(params, "all", rank, 2).offsets
     ranges = [(a, a + coordinates(p.to_local())) for a, p in zip(starts, params, strict=True)]
     samples = [torch.zeros(2, 3, dtype=torch.complex64), torch.zeros(5)]
-    found = OfSamples(world(), samples).offsets
+    found = BatchShardedSums(world(), samples).offsets
     return [ranges, [(a, a + coordinates(t)) for a, t in zip(found, samples, strict=True)]]
 
 

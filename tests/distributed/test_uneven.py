@@ -267,7 +267,7 @@ def test_a_failure_on_one_process_is_told_to_the_others(pair: Pool, where: str) 
     (first, untouched), (second, also) = pair.run(fails_on_one, where)
     own = "ValueError: the loss 'b' has no graph" if where == "validation" else "ZeroDivisionError: division by zero"
     assert second.startswith(own)
-    assert first.startswith(f"Disagreement: this step was given up on all 2 processes because of rank 1: {own}")
+    assert first.startswith(f"RankMismatchError: this step was given up on all 2 processes because of rank 1: {own}")
     assert untouched
     assert also
 
@@ -367,4 +367,4 @@ def differ(what: str) -> str:
 def test_processes_that_do_different_things(pair: Pool, what: str, said: str) -> None:
     for message in pair.run(differ, what):
         assert said in message
-        assert message.startswith("Disagreement: all processes need the same ")
+        assert message.startswith("RankMismatchError: all processes need the same ")

@@ -1,49 +1,48 @@
-"""Processes: those of a group that take a step together."""
+"""The communicator of several processes, which follow one direction."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, Work
 
-from ..gradients.accumulation import Accumulated
-from ..gradients.missing_losses import present, with_absent
-from ..gradients.results import Gradients
+from ..gradients.accumulation import AccumulatedGradients
+from ..gradients.losses import Losses
+from ..gradients.missing_losses import RankLosses
 from ..linalg.buffers import kept_buffers
 from ..linalg.rows import Row
-from .agreement import Agreement
-from .exchange import Exchange, Road
-from .local import Compute
+from .communicator import Communicator, RowNames
+from .consistency import ConsistencyCheck
 from .placement import Placement, Reduce, placement_of
-from .sharding import whole
-from .sums import OfParts, OfSamples, OfWholes, Sums
+from .reduction import GradientReducer, RowReduction
+from .sharding import to_dtensor
+from .sums import BatchShardedSums, ReplicatedSums, RowSums, ShardedSums
 
-__all__ = ["Processes"]
+__all__ = ["ProcessGroupCommunicator"]
 
 T = TypeVar("T")
 
 
-class Processes:
-    """The processes of a group that follow one direction.
+class ProcessGroupCommunicator(Communicator):
+    """The processes of a group, each with the same parameters or with shards of them.
 
     Args:
-        group: the processes, each with the same parameters.
+        group: the processes.
         reduce: "all" or "scatter".
     """
 
     def __init__(self, group: ProcessGroup, reduce: Reduce) -> None:
+        super().__init__(has_group=True)
         self.group = group
         self.reduce = reduce
-        self.grouped = True
         self.size = distributed.get_world_size(group)
         self.rank = distributed.get_rank(group)
-        self.agreement = Agreement(group)
+        self.check = ConsistencyCheck(group)
         self._placement: Placement | None = None
-        self._kept: dict[Tensor, Tensor] = {}
         self._directions: list[tuple[Tensor, Tensor]] = []
 
     def placement(self, params: list[Tensor]) -> Placement:
@@ -65,72 +64,36 @@ class Processes:
                 "before parameters are frozen or thawed, or use reduce='all'"
             )
 
-    # ---- rows
+    # ---- on the hosts
 
-    def together(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
-        """What ``function`` returns; if it fails on one process, all of them raise.
+    def losses_on_this_rank(self, losses: Losses) -> RankLosses:
+        """The losses that are not None are here."""
+        return RankLosses.of(losses)
 
-        Args:
-            function: does nothing that the others wait for.
-            describe: what must be the same on all processes.
+    def all_or_none_raise(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
+        """What ``function`` returns.
 
         Raises:
-            Disagreement: another process failed, or was called otherwise.
+            RankMismatchError: another process failed, or was called otherwise.
         """
         try:
             result = function()
         except Exception as error:
-            self.agreement.ask({}, error).settle()
+            self.check.start({}, error).wait()
             raise
-        self.agreement.ask({"call and settings": describe(result)}).settle()
+        self.check.start({"call and settings": describe(result)}).wait()
         return result
 
-    def gradients(
-        self, losses: Any, params: list[Tensor], earlier: Sequence[Row], call: Callable[[], str], compute: Compute
-    ) -> Gradients:
-        """What ``compute`` returns on this process, averaged over all.
+    # ---- collectives
 
-        Args:
-            losses: as `gradweight.gradients.loss_gradients` takes them; of a mapping of tensors some may be None,
-                which is a loss that this process does not have.
-            params: what to differentiate by.
-            earlier: rows of this process that travel together with the new ones.
-            call: tells what must be the same on all processes besides the names and the parameters.
-            compute: called with the losses of this process and a function that each new row is to be handed to, or
-                None for rows that are to be returned.
+    def averaged_rows(
+        self, names: RowNames, params: list[Tensor], unsynced: Sequence[Row], describe: Callable[[], str]
+    ) -> RowReduction:
+        """A context in which rows are averaged while the next ones are computed."""
+        reducer = GradientReducer(self.group, self.reduce, self.placement(params))
+        return RowReduction(self.check, reducer, names, unsynced, describe)
 
-        Raises:
-            Disagreement: the processes were given different losses, or another one failed; nothing has been changed.
-        """
-        exchange = Exchange(self.agreement, Road(self.group, self.reduce, self.placement(params)), earlier, call())
-        try:
-            mine = present(losses)
-            if mine is None:
-                found = compute(losses, None)
-                exchange.open(found.names, found.names)
-                for name, row in zip(found.names, found.rows, strict=True):
-                    exchange.add(name, row)
-            else:
-                exchange.open(tuple(losses), tuple(mine))
-                found = compute(mine, exchange.add) if mine else Gradients((), [], [])
-        except Exception as error:
-            exchange.fail(error)
-            raise
-        rows = exchange.close()
-        return with_absent(dict(zip(found.names, found.losses, strict=True)), exchange.names, params, rows)
-
-    def local_gradients(self, losses: Any, params: list[Tensor], compute: Compute) -> Gradients:
-        """The gradients of this process, None where it does not have a loss; nothing is exchanged."""
-        mine = present(losses)
-        if mine is None:
-            return compute(losses, None)
-        found = compute(mine, None) if mine else Gradients((), [], [])
-        rows = dict(zip(found.names, found.rows, strict=True))
-        nothing: Row = [None] * len(params)
-        values = dict(zip(found.names, found.losses, strict=True))
-        return with_absent(values, tuple(losses), params, [rows.get(name, nothing) for name in losses])
-
-    def average(self, accumulated: Accumulated) -> Accumulated:
+    def average(self, accumulated: AccumulatedGradients) -> AccumulatedGradients:
         """Losses and signals averaged over the processes, so that every one of them shows its rule the same."""
         names = list(accumulated.signals)
         values = [accumulated.losses, *(accumulated.signals[name].reshape(-1) for name in names)]
@@ -142,21 +105,21 @@ class Processes:
         signals = {name: found.view(accumulated.signals[name].shape) for name, found in zip(names, means, strict=True)}
         return replace(accumulated, losses=losses, signals=signals)
 
-    # ---- sums over what each process holds
-
-    def sums(self, params: list[Tensor]) -> Sums:
+    def sums(self, params: list[Tensor]) -> RowSums:
         """How sums over all entries of an averaged row are formed."""
         placement = self.placement(params)
-        whole = all(copies == self.size for copies in placement.copies)
-        return OfWholes(params) if whole else OfParts(self.group, params, placement.copies, placement.offsets)
+        whole = all(replicas == self.size for replicas in placement.replicas)
+        return (
+            ReplicatedSums(params) if whole else ShardedSums(self.group, params, placement.replicas, placement.offsets)
+        )
 
-    def sums_of_samples(self, features: list[Tensor]) -> Sums:
+    def sums_over_samples(self, features: list[Tensor]) -> RowSums:
         """How sums over the samples of all processes are formed, from gradients at activations."""
-        return OfSamples(self.group, features)
+        return BatchShardedSums(self.group, features)
 
     # ---- the direction
 
-    def targets(self, rows: Sequence[Row], params: list[Tensor], in_place: bool) -> list[Tensor | None]:
+    def out_buffers(self, rows: Sequence[Row], params: list[Tensor], in_place: bool) -> list[Tensor | None]:
         """Where to write this process's part of the direction; None where no loss reaches the parameter."""
         placement = self.placement(params)
         if in_place and self.reduce == "all" and not placement.sharded:  # the rows are parts of our own buffers
@@ -173,20 +136,20 @@ class Processes:
                 targets[i] = None if all(row[i] is None for row in rows) else piece
         return targets
 
-    def gathered(self, targets: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
+    def all_gather_direction(self, parts: Sequence[Tensor | None], params: list[Tensor]) -> list[Tensor | None]:
         """The direction as ``.grad`` needs it: whole, or sharded as the parameter is."""
         placement = self.placement(params)
-        grads = list(targets)
+        grads = list(parts)
         for i in placement.sharded:
-            target = targets[i]
-            grads[i] = None if target is None else whole(target, params[i])
+            part = parts[i]
+            grads[i] = None if part is None else to_dtensor(part, params[i])
         if self.reduce == "scatter":
             works = [_all_gather(flat, shard, self.group) for shard, flat in self._directions]
             for work, bucket, (_, flat) in zip(works, placement.buckets, self._directions, strict=True):
                 if work is not None:
                     work.wait()
                 for i, view in zip(bucket.indices, bucket.views(flat), strict=True):
-                    grads[i] = None if targets[i] is None else view
+                    grads[i] = None if parts[i] is None else view
         return grads
 
 

@@ -1,4 +1,4 @@
-"""Agreement: what the processes of a group settle on the host before and after they exchange gradients."""
+"""Consistency: what the processes of a group compare on their hosts before and after they reduce gradients."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import torch
 from torch import Tensor, distributed
 from torch.distributed import ProcessGroup, ReduceOp, Work
 
-__all__ = ["Agreement", "Asked", "Disagreement"]
+__all__ = ["ConsistencyCheck", "PendingCheck", "RankMismatchError"]
 
 
-class Disagreement(RuntimeError):
+class RankMismatchError(RuntimeError):
     """Some process of the group cannot go on as the others would; every process raises."""
 
 
-class Agreement:
-    """Questions to all processes of a group, answered on their hosts, so that no device has to be waited for.
+class ConsistencyCheck:
+    """All-reduces of small CPU tensors, by which the processes of a group compare what they do without a host sync.
 
     Args:
         group: the processes. If it cannot carry CPU tensors, a gloo group of the same ranks is made for them.
@@ -34,19 +34,19 @@ class Agreement:
             assert isinstance(made, ProcessGroup)
             self.group = made
 
-    def ask(self, facts: Mapping[str, str], error: BaseException | None = None) -> Asked:
-        """Ask whether all have the same ``facts`` (title -> text) and none an ``error``."""
+    def start(self, facts: Mapping[str, str], error: BaseException | None = None) -> PendingCheck:
+        """Begin to check that all have the same ``facts`` (title -> text) and none an ``error``."""
         # three numbers whatever the facts are, or processes that differ could not even say so; the largest of x and of
         # -x together tell whether all x are the same
         combined = _hash("\n".join(f"{title}: {text}" for title, text in facts.items()))
         numbers = torch.tensor([error is not None, combined, -combined], dtype=torch.int64, device="cpu")
-        return Asked(self, dict(facts), error, numbers, self._largest(numbers))
+        return PendingCheck(self, dict(facts), error, numbers, self._largest(numbers))
 
     def union(self, masks: list[list[bool]], error: BaseException | None = None) -> list[list[bool]]:
         """Where any process has True; the masks have one shape on all of them.
 
         Raises:
-            Disagreement: another process had an ``error``; who has one itself is to raise that.
+            RankMismatchError: another process had an ``error``; who has one itself is to raise that.
         """
         hits = [error is not None, *(hit for mask in masks for hit in mask)]
         flat = torch.tensor(hits, dtype=torch.uint8, device="cpu")
@@ -67,39 +67,41 @@ class Agreement:
             return
         failed = [f"rank {rank}: {said}" for rank, (said, _) in enumerate(answers) if said is not None]
         if failed:
-            raise Disagreement(f"this step was given up on all {self.size} processes because of " + "; ".join(failed))
+            raise RankMismatchError(
+                f"this step was given up on all {self.size} processes because of " + "; ".join(failed)
+            )
         for title in dict.fromkeys(title for _, theirs in answers for title in theirs):
             by_rank = [theirs.get(title, "none") for _, theirs in answers]
             if len(set(by_rank)) > 1:
                 listed = "; ".join(f"rank {rank} has {text}" for rank, text in enumerate(by_rank))
-                raise Disagreement(f"all processes need the same {title}: {listed}")
+                raise RankMismatchError(f"all processes need the same {title}: {listed}")
 
     def _largest(self, numbers: Tensor) -> Work | None:
         return distributed.all_reduce(numbers, op=ReduceOp.MAX, group=self.group, async_op=True)  # type: ignore[no-any-return]
 
 
-class Asked:
-    """A question under way."""
+class PendingCheck:
+    """A check under way."""
 
     def __init__(
         self,
-        agreement: Agreement,
+        check: ConsistencyCheck,
         facts: dict[str, str],
         error: BaseException | None,
         numbers: Tensor,
         work: Work | None,
     ) -> None:
-        self.agreement = agreement
+        self.check = check
         self.facts = facts
         self.error = error
         self.numbers = numbers
         self.work = work
 
-    def settle(self) -> None:
-        """Wait for the answers.
+    def wait(self) -> None:
+        """Wait for the result.
 
         Raises:
-            Disagreement: the facts differ, or another process has an error; who has one itself is to raise that.
+            RankMismatchError: the facts differ, or another process has an error; who has one itself is to raise that.
         """
         if self.work is None:
             return
@@ -107,7 +109,7 @@ class Asked:
         self.work = None
         failed, largest, minus_smallest = self.numbers.tolist()
         if failed or largest != -minus_smallest:
-            self.agreement.explain(self.facts, self.error)
+            self.check.explain(self.facts, self.error)
 
 
 @functools.lru_cache(maxsize=256)  # the same few texts step after step, some of them long

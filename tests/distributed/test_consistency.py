@@ -1,4 +1,4 @@
-"""Agreement: the same answer on every process, and no process left waiting."""
+"""Consistency: the same answer on every process, and no process left waiting."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import distributed
 
-from gradweight.distributed.agreement import Agreement, Disagreement
+from gradweight.distributed.consistency import ConsistencyCheck, RankMismatchError
 
 from .pool import Pool
 
@@ -17,50 +17,50 @@ def world() -> distributed.ProcessGroup:
     return group
 
 
-def settle_same() -> None:
-    Agreement(world()).ask({"losses": "['a', 'b']", "parameters": "3"}).settle()
+def same_facts() -> None:
+    ConsistencyCheck(world()).start({"losses": "['a', 'b']", "parameters": "3"}).wait()
 
 
-def settle_different() -> str:
+def different_facts() -> str:
     rank = distributed.get_rank()
-    asked = Agreement(world()).ask({"parameters": "3", "losses": "['a']" if rank else "['a', 'b']"})
-    with pytest.raises(Disagreement) as raised:
-        asked.settle()
+    pending = ConsistencyCheck(world()).start({"parameters": "3", "losses": "['a']" if rank else "['a', 'b']"})
+    with pytest.raises(RankMismatchError) as raised:
+        pending.wait()
     return str(raised.value)
 
 
-def settle_failed() -> str:
+def failed_on_one() -> str:
     rank = distributed.get_rank()
-    asked = Agreement(world()).ask({"losses": str(rank)}, ValueError("no graph") if rank == 1 else None)
+    pending = ConsistencyCheck(world()).start({"losses": str(rank)}, ValueError("no graph") if rank == 1 else None)
     if rank == 1:
-        asked.settle()  # who failed raises what it failed with
+        pending.wait()  # who failed raises what it failed with
         return ""
-    with pytest.raises(Disagreement) as raised:
-        asked.settle()
+    with pytest.raises(RankMismatchError) as raised:
+        pending.wait()
     return str(raised.value)
 
 
 def union_of_masks() -> list[list[bool]]:
     rank = distributed.get_rank()
-    return Agreement(world()).union([[rank == 0, False], [rank == 1, rank == 0]])
+    return ConsistencyCheck(world()).union([[rank == 0, False], [rank == 1, rank == 0]])
 
 
 def union_failed() -> str:
     rank = distributed.get_rank()
     error = KeyError("x") if rank == 0 else None
     if error:
-        Agreement(world()).union([[True]], error)
+        ConsistencyCheck(world()).union([[True]], error)
         return ""
-    with pytest.raises(Disagreement) as raised:
-        Agreement(world()).union([[True]], None)
+    with pytest.raises(RankMismatchError) as raised:
+        ConsistencyCheck(world()).union([[True]], None)
     return str(raised.value)
 
 
 def without_cpu() -> bool:
     group = distributed.new_group(backend="cuda:gloo")
-    agreement = Agreement(group)  # type: ignore[arg-type]
-    assert agreement.group is not group
-    agreement.ask({"losses": "['a']"}).settle()
+    check = ConsistencyCheck(group)  # type: ignore[arg-type]
+    assert check.group is not group
+    check.start({"losses": "['a']"}).wait()
     return True
 
 
@@ -70,14 +70,14 @@ def test_a_group_that_does_not_carry_cpu_tensors_gets_one_beside(pair: Pool) -> 
 
 def with_cpu() -> bool:
     group = distributed.new_group(backend="gloo")
-    agreement = Agreement(group)  # type: ignore[arg-type]
-    assert agreement.group is group  # which carries CPU tensors as it is
-    return bool(torch.tensor(agreement.union([[True, False]])).any())
+    check = ConsistencyCheck(group)  # type: ignore[arg-type]
+    assert check.group is group  # which carries CPU tensors as it is
+    return bool(torch.tensor(check.union([[True, False]])).any())
 
 
 def with_another_default_device() -> list[list[bool]]:
-    with torch.device("meta"):  # what hosts settle stays on the hosts
-        settle_same()
+    with torch.device("meta"):  # what hosts compare stays on the hosts
+        same_facts()
         return union_of_masks()
 
 
@@ -86,16 +86,16 @@ def test_the_default_device_does_not_matter(pair: Pool) -> None:
 
 
 def test_the_same_facts(pair: Pool) -> None:
-    pair.run(settle_same)
+    pair.run(same_facts)
 
 
 def test_different_facts_are_listed_on_every_process(pair: Pool) -> None:
     expected = "all processes need the same losses: rank 0 has ['a', 'b']; rank 1 has ['a']"
-    assert pair.run(settle_different) == [expected, expected]
+    assert pair.run(different_facts) == [expected, expected]
 
 
 def test_an_error_is_told_to_the_others(pair: Pool) -> None:
-    first, second = pair.run(settle_failed)
+    first, second = pair.run(failed_on_one)
     assert first == "this step was given up on all 2 processes because of rank 1: ValueError: no graph"
     assert second == ""
     assert "rank 0: KeyError: 'x'" in pair.run(union_failed)[1]

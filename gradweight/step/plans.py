@@ -1,0 +1,272 @@
+"""Plans: what one `backward` differentiates, what the rule is shown, and what becomes of the rows. There are three.
+
+Every plan takes the same way: local rows -> rows averaged over the processes -> added to those before -> combined.
+
+- `PerLoss`: one row per loss, and the rule sees their Gram matrix.
+- `WeightedSum`: the weights are known beforehand, from the losses alone or from an earlier step. The one row is the
+  gradient of the weighted sum of all losses.
+- `AtRepresentation`: the rule sees the gradients at a shared tensor. The one row is the gradient of the trunk's
+  direction and of all heads.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from ..combination import Combination
+from ..distributed.communicator import RowNames
+from ..gradients.accumulation import AccumulatedGradients
+from ..gradients.engines import loss_gradients
+from ..gradients.losses import check_losses, evaluate
+from ..gradients.missing_losses import fill_missing_losses
+from ..gradients.representation import Representation, at_representation
+from ..gradients.results import Gradients
+from ..gradients.weighted import weighted_gradient
+from ..linalg.rows import Row, added
+from ..rule import State
+from .combiner import write_row
+from .micro_batch import MicroBatch
+from .refresh import weights_to_hold
+
+__all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum"]
+
+SUM = "the weighted sum"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What a `backward` comes to, to be committed as a whole.
+
+    Args:
+        params: the parameters.
+        grads: the direction, one tensor per parameter; None where no loss reaches it.
+        combination: what was seen and decided.
+        rule_state: the entries of the rule's state that change if the step is taken.
+        accumulated: what the next micro-batch adds to; None if there may be none.
+    """
+
+    params: list[Tensor]
+    grads: list[Tensor | None]
+    combination: Combination
+    rule_state: State
+    accumulated: AccumulatedGradients | None
+
+
+class Plan(ABC):
+    """What one `backward` does; see the module.
+
+    Args:
+        micro: what it was given.
+    """
+
+    def __init__(self, micro: MicroBatch) -> None:
+        self.micro = micro
+
+    def prepare(self) -> None:
+        """What comes before the rows and is compared between the processes by itself: nothing."""
+        return
+
+    @abstractmethod
+    def local_rows(self) -> Gradients:
+        """The rows of this process, computed as they are taken."""
+
+    @property
+    def row_names(self) -> RowNames:
+        """The names of the rows, as far as they are known before the backward passes: one row, here as elsewhere."""
+        return RowNames((SUM,), (SUM,))
+
+    @abstractmethod
+    def unsynced(self, local: Gradients) -> AccumulatedGradients:
+        """What is kept if the rows are not averaged yet."""
+
+    @abstractmethod
+    def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
+        """The direction from the averaged rows."""
+
+    def _out_buffers(self, accumulated: AccumulatedGradients) -> list[Tensor | None]:
+        # a graph that is retained may hold the very tensors that it returned as gradients
+        in_place = not self.micro.settings.accumulate and not self.micro.retain_graph
+        return self.micro.communicator.out_buffers(accumulated.rows, accumulated.params, in_place)
+
+    def _outcome(
+        self,
+        accumulated: AccumulatedGradients,
+        out: Sequence[Tensor | None],
+        combination: Combination,
+        rule_state: State,
+    ) -> Outcome:
+        grads = self.micro.communicator.all_gather_direction(out, accumulated.params)
+        return Outcome(accumulated.params, grads, combination, rule_state, accumulated)
+
+
+class PerLoss(Plan):
+    """One row per loss, and the rule sees their Gram matrix."""
+
+    def local_rows(self) -> Gradients:
+        micro, settings = self.micro, self.micro.settings
+        if micro.on_this_rank.none_here:
+            return Gradients((), [], [])
+        micro.check_signals()
+        local = loss_gradients(
+            micro.on_this_rank.here,
+            micro.params,
+            names=settings.names_of(micro.params),
+            engine=settings.engine,
+            scale=micro.scale,
+            retain_graph=micro.retain_graph,
+        )
+        return local.ordered(micro.ordered(local.names)) if callable(micro.losses) else local
+
+    @property
+    def row_names(self) -> RowNames:
+        losses = self.micro.on_this_rank
+        return RowNames(losses.names, losses.names_here)
+
+    def unsynced(self, local: Gradients) -> AccumulatedGradients:
+        found, filled = dict(zip(local.names, local.iterate(), strict=True)), self._filled(local)
+        nothing: Row = [None] * len(self.micro.params)
+        return self.micro.accumulated_of(replace(filled, rows=[found.get(name, nothing) for name in filled.names]))
+
+    def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
+        micro, settings = self.micro, self.micro.settings
+        accumulated = micro.with_rows(micro.averaged_values(self._filled(local)), rows, params)
+        out = self._out_buffers(accumulated)
+        blocks = micro.blocks_of(accumulated.params)
+        sums = micro.communicator.sums(accumulated.params)
+        combination, state = settings.combiner(accumulated, blocks, micro.saved, out, sums)
+        state |= weights_to_hold(
+            accumulated.names, combination.weights, settings.refresh_every, micro.saved, found=True
+        )
+        return self._outcome(accumulated, out, combination, state)
+
+    def _filled(self, local: Gradients) -> Gradients:
+        values = dict(zip(local.names, local.losses, strict=True))
+        return fill_missing_losses(values, self.micro.on_this_rank.in_order(local.names), self.micro.params)
+
+
+class WeightedSum(Plan):
+    """One row: the gradient of the weighted sum of all losses.
+
+    Args:
+        micro: what the `backward` was given.
+        held: (m,) weights that were found before; None for a rule that finds them from the losses.
+    """
+
+    def __init__(self, micro: MicroBatch, held: Tensor | None) -> None:
+        super().__init__(micro)
+        self.held = held
+
+    def prepare(self) -> None:
+        micro, combiner = self.micro, self.micro.settings.combiner
+        self.values, self.filled = micro.communicator.all_or_none_raise(
+            self._evaluated, lambda found: micro.describe_with(found[1].names)
+        )
+        self.averaged = micro.averaged_values(self.filled)
+        if self.held is not None:
+            self.weights, self.state = self.held, combiner.step_number(micro.saved, self.held.device)
+            return
+        nothing: Row = [None] * len(micro.params)
+        so_far = micro.with_rows(self.averaged, [nothing], micro.params)
+        self.weights, self.state = combiner.weights_by_losses(so_far, micro.saved)
+
+    @property
+    def row_names(self) -> RowNames:
+        return RowNames((SUM,), (SUM,) if self.values else ())
+
+    def _evaluated(self) -> tuple[dict[str, Tensor], Gradients]:
+        micro, here = self.micro, self.micro.on_this_rank
+        micro.check_signals()
+        names = micro.settings.names_of(micro.params)
+        values = {} if here.none_here else evaluate(here.here, micro.params, names)
+        if callable(micro.losses):
+            values = {name: values[name] for name in micro.ordered(values)}
+        return values, fill_missing_losses(values, here.in_order(values), micro.params)
+
+    def local_rows(self) -> Gradients:
+        micro = self.micro
+        if not self.values:
+            return Gradients((), [], [])
+        weights = torch.stack([self.weights[i] for i, name in enumerate(self.filled.names) if name in self.values])
+        row = weighted_gradient(
+            self.values,
+            weights,
+            micro.params,
+            engine=micro.settings.engine,
+            scale=micro.scale,
+            retain_graph=micro.retain_graph,
+        )
+        return Gradients((SUM,), [weights[0]], [row])
+
+    def unsynced(self, local: Gradients) -> AccumulatedGradients:
+        rows: list[Row] = list(local.rows) or [[None] * len(self.micro.params)]
+        return self.micro.accumulated_of(replace(self.filled, rows=rows))
+
+    def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
+        micro, settings = self.micro, self.micro.settings
+        accumulated = micro.with_rows(self.averaged, rows, params)
+        out = self._out_buffers(accumulated)
+        sums = micro.communicator.sums(accumulated.params)
+        combination = settings.combiner.write_weighted_row(accumulated, self.weights, out, sums)
+        to_hold = weights_to_hold(
+            self.filled.names, self.weights, settings.refresh_every, micro.saved, found=self.held is None
+        )
+        return self._outcome(accumulated, out, combination, self.state | to_hold)
+
+
+class AtRepresentation(Plan):
+    """One row: the trunk's direction, found at the shared tensors, and the plain sum of each head.
+
+    Args:
+        micro: what the `backward` was given.
+        shared: the tensors through which all losses reach the trunk.
+    """
+
+    def __init__(self, micro: MicroBatch, shared: Tensor | Sequence[Tensor]) -> None:
+        super().__init__(micro)
+        settings = micro.settings
+        if settings.blocks is not None or settings.refresh_every > 1:
+            raise ValueError(
+                "shared= gives one combination on every step: it needs blocks=None and refresh_every=1, got "
+                f"blocks={settings.blocks!r} and refresh_every={settings.refresh_every}"
+            )
+        self.shared = shared
+
+    def prepare(self) -> None:
+        micro, communicator = self.micro, self.micro.communicator
+        self.found = communicator.all_or_none_raise(
+            self._at_shared, lambda found: f"shared= of {micro.describe_with(found.gradients.names)}"
+        )
+        features = [tensor.detach() for tensor in self.found.features]
+        accumulated = communicator.average(
+            AccumulatedGradients.from_micro_batch(self.found.gradients, features, micro.signals, micro.scale)
+        )
+        self.direction = [torch.zeros_like(tensor) for tensor in features]
+        sums = communicator.sums_over_samples(features)
+        self.combination, self.state = micro.settings.combiner(accumulated, None, micro.saved, self.direction, sums)
+
+    def _at_shared(self) -> Representation:
+        micro = self.micro
+        micro.check_signals()
+        losses = check_losses(micro.in_order)
+        return at_representation(losses, self.shared, micro.params, scale=micro.scale, retain_graph=micro.retain_graph)
+
+    def local_rows(self) -> Gradients:
+        micro = self.micro
+        row = added([*self.found.heads, self.found.through_trunk(self.direction, micro.params, micro.retain_graph)])
+        return Gradients((SUM,), [self.combination.losses[0]], [row])
+
+    def unsynced(self, local: Gradients) -> AccumulatedGradients:
+        raise NotImplementedError  # one backward per step, which is always averaged
+
+    def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
+        communicator = self.micro.communicator
+        [squared] = communicator.sums(params).grams([(rows, range(len(params)))])
+        out = communicator.out_buffers(rows, params, False)
+        write_row(rows, torch.isfinite(squared[0]), out)
+        grads = communicator.all_gather_direction(out, params)
+        return Outcome(params, grads, self.combination, self.state, None)
