@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import weakref
-from collections import OrderedDict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -16,11 +16,11 @@ from .combination import Combination
 from .contract.base import check_base, names_of
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
+from .contract.wrapper import OptimizerWrapper
 from .distributed import Reduce, check_group
-from .gradients.engines import ENGINES
 from .gradients.losses import Losses
-from .rule import CoordinateRule, Rule, StatefulRule
-from .step.blocks import Blocks, check_blocks
+from .rule import Rule, StatefulRule
+from .step.blocks import Blocks
 from .step.combiner import Combiner
 from .step.rule_state import STATE_KEY, check_readable, pack
 from .step.settings import Settings
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 __all__ = ["MultiObjectiveGradient"]
 
 
-class MultiObjectiveGradient(Optimizer):
+class MultiObjectiveGradient(OptimizerWrapper):
     """An optimizer that follows a direction combined from the gradients of several named losses.
 
     With ``g_i`` the gradient of loss i at the parameters, ``G[i, j] = <g_i, g_j>`` and ``w = rule(G)``, `backward`
-    lays ``sum_i w_i g_i`` into ``.grad``, and `step` is the base optimizer's own. Everything that holds for the
+    writes ``sum_i w_i g_i`` to ``.grad``, and `step` is the base optimizer's own. Everything that holds for the
     base (parameter groups, schedulers, clipping, checkpoints) holds for the wrapper: its `param_groups`, `state`
     and `defaults` *are* the base's.
 
@@ -69,7 +69,7 @@ class MultiObjectiveGradient(Optimizer):
             of the weighted sum. Weights are found for each set of losses by itself. Exact: the direction is the one
             that these weights give. Approximate: the rule's guarantees are for the gradients of the step that was
             measured, and the Gram matrix in a held step's `Combination` is NaN. For losses that are tensors.
-        history: how many of the last steps' `Combination` to keep in `history`, on the device, without waiting.
+        history: how many of the last steps' `Combination` to keep in `history`, on the device, without a host sync.
         process_group: the data-parallel processes over which the gradient, the value and the signals of each loss are
             averaged, such as ``torch.distributed.group.WORLD``; see `gradweight.distributed`. Parameters that are
             sharded (FSDP2) bring their own. False says that every process trains a model of its own.
@@ -95,9 +95,6 @@ class MultiObjectiveGradient(Optimizer):
         >>> opt.step()
     """
 
-    # A forwarded True makes GradScaler leave the inf check to the base, which then writes NaN into the parameters.
-    _step_supports_amp_scaling = False
-
     def __init__(
         self,
         base: Optimizer,
@@ -112,30 +109,17 @@ class MultiObjectiveGradient(Optimizer):
         process_group: ProcessGroup | bool | None = None,
         reduce: Reduce = "all",
     ) -> None:
-        # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
-        # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
         check_base(base)
-        if engine not in ENGINES:
-            raise ValueError(f"engine must be one of {list(ENGINES)}; got {engine!r}")
-        check_blocks(blocks)
         group = check_group(process_group, reduce)
-        if refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1; got {refresh_every}")
-        if refresh_every > 1 and (blocks is not None or isinstance(rule, CoordinateRule)):
-            raise ValueError(
-                f"refresh_every={refresh_every} holds one weight per loss: it needs blocks=None and a rule that gives "
-                f"weights; got blocks={blocks!r} and {rule!r}"
-            )
-        self.base = base
-        self.rule = rule
-        self.history: deque[Combination] = deque(maxlen=history)
         settings = Settings(
             Combiner(rule), names_of(base, params), engine, accumulate, blocks, refresh_every, group, reduce
         )
+        super().__init__(base)
+        self.rule = rule
+        self.history: deque[Combination] = deque(maxlen=history)
         self._step = Step(base, settings)
         if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
             base.param_groups[0].setdefault(STATE_KEY, {})  # distributed checkpoints load what is there already
-        self._fill_hook_tables()
 
     @property
     def last(self) -> Combination | None:
@@ -153,7 +137,7 @@ class MultiObjectiveGradient(Optimizer):
         shared: Tensor | Sequence[Tensor] | None = None,
         **signals: Tensor | float,
     ) -> Combination:
-        """Compute each loss's gradient, combine what has accumulated, and lay the direction into ``.grad``.
+        """Compute each loss's gradient, combine what has accumulated, and write the direction to ``.grad``.
 
         Args:
             losses: a mapping name -> scalar tensor; or name -> function of the parameters, a dict of named tensors;
@@ -164,8 +148,8 @@ class MultiObjectiveGradient(Optimizer):
                 while the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
             shared: a tensor (or several) through which all losses reach the trunk, such as the features that task
-                heads share. The rule is then shown the gradients at this tensor, and the trunk is walked back once
-                instead of m times.
+                heads share. The rule is then shown the gradients at this tensor, and there is one backward pass through
+                the trunk instead of m.
                 Exact: the trunk's direction is the weighted sum of its per-loss gradients for these weights.
                 Approximate: the weights come from angles and norms at the tensor, not at the parameters. Each head
                 is left alone, the plain sum of its gradients. One backward per step.
@@ -175,7 +159,7 @@ class MultiObjectiveGradient(Optimizer):
             What was seen and decided, also kept as `last`.
 
         ``.grad`` is replaced, whatever it held; for a parameter that no loss reaches it is None. If any gradient is
-        not finite, every ``.grad`` that is written is NaN, so that nothing steps by half.
+        not finite, every ``.grad`` that is written is NaN, so that GradScaler, or your own check, skips the whole step.
 
         Raises:
             TypeError: a loss that is not a tensor (or function), a missing or unknown signal, tensors for
@@ -309,50 +293,5 @@ class MultiObjectiveGradient(Optimizer):
         self.base.add_param_group(param_group)
         self._step.settings.names.update(names_of(self.base, None))
 
-    @property
-    def param_groups(self) -> list[dict[str, Any]]:
-        """The base optimizer's parameter groups themselves."""
-        return self.base.param_groups
-
-    @param_groups.setter
-    def param_groups(self, groups: list[dict[str, Any]]) -> None:
-        self.base.param_groups = groups
-
-    @property
-    def state(self) -> Any:
-        """The base optimizer's state itself."""
-        return self.base.state
-
-    @state.setter
-    def state(self, state: Any) -> None:
-        self.base.state = state
-
-    @property
-    def defaults(self) -> dict[str, Any]:
-        """The base optimizer's defaults themselves."""
-        return self.base.defaults
-
-    @defaults.setter
-    def defaults(self, defaults: dict[str, Any]) -> None:
-        self.base.defaults = defaults
-
     def __repr__(self) -> str:
         return f"MultiObjectiveGradient({self.base!r}, {self.rule!r})"
-
-    def __getstate__(self) -> dict[str, Any]:
-        # a scheduler leaves its wrapper of step() on the instance, and hooks are not pickled by any optimizer
-        skip = {"step"} | {name for name in self.__dict__ if name.endswith("_hooks")}
-        return {name: value for name, value in self.__dict__.items() if name not in skip}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        self._fill_hook_tables()
-
-    def _fill_hook_tables(self) -> None:
-        self._optimizer_step_pre_hooks = OrderedDict()
-        self._optimizer_step_post_hooks = OrderedDict()
-        self._optimizer_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_state_dict_post_hooks = OrderedDict()
-        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_load_state_dict_post_hooks = OrderedDict()
-        self._warned_capturable_if_run_uncaptured = True

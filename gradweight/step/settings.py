@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from ..distributed import Group, Reduce
-from .blocks import Blocks
+from ..gradients.engines import ENGINES
+from ..rule import CoordinateRule
+from .blocks import Blocks, check_blocks
 from .combiner import Combiner
 
 __all__ = ["Settings"]
@@ -15,7 +17,12 @@ __all__ = ["Settings"]
 
 @dataclass(frozen=True)
 class Settings:
-    """How steps are to be taken; `gradweight.MultiObjectiveGradient` documents each field."""
+    """How steps are to be taken; `gradweight.MultiObjectiveGradient` documents each field.
+
+    Raises:
+        ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
+            rule that gives no weights.
+    """
 
     combiner: Combiner
     names: dict[Tensor, str]
@@ -25,6 +32,19 @@ class Settings:
     refresh_every: int
     process_group: Group | bool | None
     reduce: Reduce
+
+    def __post_init__(self) -> None:
+        if self.engine not in ENGINES:
+            raise ValueError(f"engine must be one of {list(ENGINES)}; got {self.engine!r}")
+        check_blocks(self.blocks)
+        if self.refresh_every < 1:
+            raise ValueError(f"refresh_every must be at least 1; got {self.refresh_every}")
+        rule = self.combiner.rule
+        if self.refresh_every > 1 and (self.blocks is not None or isinstance(rule, CoordinateRule)):
+            raise ValueError(
+                f"refresh_every={self.refresh_every} holds one weight per loss: it needs blocks=None and a rule that "
+                f"gives weights; got blocks={self.blocks!r} and {rule!r}"
+            )
 
     @property
     def described(self) -> str:

@@ -1,0 +1,72 @@
+"""OptimizerWrapper: an optimizer whose parameter groups, state and defaults are those of another one."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch.optim import Optimizer
+
+__all__ = ["OptimizerWrapper"]
+
+
+class OptimizerWrapper(Optimizer):
+    """A `torch.optim.Optimizer` around another one, whose `param_groups`, `state` and `defaults` *are* the base's.
+
+    Args:
+        base: the optimizer to wrap.
+    """
+
+    # A forwarded True makes GradScaler leave the inf check to the base, which then writes NaN into the parameters.
+    _step_supports_amp_scaling = False
+
+    def __init__(self, base: Optimizer) -> None:
+        # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
+        # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
+        self.base = base
+        self._fill_hook_tables()
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """The base optimizer's parameter groups themselves."""
+        return self.base.param_groups
+
+    @param_groups.setter
+    def param_groups(self, groups: list[dict[str, Any]]) -> None:
+        self.base.param_groups = groups
+
+    @property
+    def state(self) -> Any:
+        """The base optimizer's state itself."""
+        return self.base.state
+
+    @state.setter
+    def state(self, state: Any) -> None:
+        self.base.state = state
+
+    @property
+    def defaults(self) -> dict[str, Any]:
+        """The base optimizer's defaults themselves."""
+        return self.base.defaults
+
+    @defaults.setter
+    def defaults(self, defaults: dict[str, Any]) -> None:
+        self.base.defaults = defaults
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a scheduler leaves its wrapper of step() on the instance, and hooks are not pickled by any optimizer
+        skip = {"step"} | {name for name in self.__dict__ if name.endswith("_hooks")}
+        return {name: value for name, value in self.__dict__.items() if name not in skip}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._fill_hook_tables()
+
+    def _fill_hook_tables(self) -> None:
+        self._optimizer_step_pre_hooks = OrderedDict()
+        self._optimizer_step_post_hooks = OrderedDict()
+        self._optimizer_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_state_dict_post_hooks = OrderedDict()
+        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
+        self._optimizer_load_state_dict_post_hooks = OrderedDict()
+        self._warned_capturable_if_run_uncaptured = True
