@@ -27,7 +27,7 @@ def by_autograd(
         row = torch.autograd.grad(
             loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
         )
-        yield [dense(t) for t in row]
+        yield [t if t is None or t.layout is torch.strided else t.to_dense() for t in row]
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:

@@ -79,27 +79,29 @@ class Graph:
         nodes: set[Node] = set()
         leaves: set[int] = set()
         met: set[Edge] = set()
-        reentrant = shared = False
+        kinds: set[type] = set()
+        shared = False
         pending: list[Edge] = [edge_of(loss)]
-        while pending:
+        while pending:  # once per edge of the graph on every step: nothing here that is not needed
             edge = pending.pop()
             if tensors and edge in tensors:
                 met.add(edge)
                 continue
-            node, _ = edge
-            if node in nodes:
+            node = edge[0]
+            if node is None or node in nodes:
                 continue
             if node in stops:
                 shared = True
                 continue
             # by type: a custom function's node also has whatever attributes its forward has set on it
-            kind = type(node).__name__
-            if kind == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
+            kind = type(node)
+            if kind.__name__ == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
                 leaves.add(id(node.variable))  # type: ignore[attr-defined]
                 continue
             nodes.add(node)
-            reentrant = reentrant or kind == _REENTRANT_CHECKPOINT
-            pending += [edge for edge in node.next_functions if edge[0] is not None]  # type: ignore[misc]
+            kinds.add(kind)
+            pending.extend(node.next_functions)  # type: ignore[arg-type]
+        reentrant = _REENTRANT_CHECKPOINT in {kind.__name__ for kind in kinds}
         return Graph(nodes, leaves, reentrant, shared, frozenset(met))
 
 
@@ -138,7 +140,10 @@ def _reaches(graph: Graph, leaves: set[int], inner: set[Node]) -> bool:
 def check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
     """Raise `ValueError` for a row in which no parameter has a gradient."""
     for name, row in zip(values, rows, strict=True):
-        if all(t is None for t in row):
+        for t in row:
+            if t is not None:
+                break
+        else:
             raise ValueError(_unreached_message(name))
 
 

@@ -39,7 +39,10 @@ def kept_buffers(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
     """For each parameter that a loss reaches, its tensor in ``kept``, made once and then used again."""
     targets: list[Tensor | None] = []
     for parameter, *tensors in zip(like, *rows, strict=True):
-        if all(t is None for t in tensors):
+        for t in tensors:
+            if t is not None:
+                break
+        else:
             targets.append(None)
             continue
         target = kept.get(parameter)
