@@ -50,7 +50,7 @@ class Recording(TorchDispatchMode):
 class NothingFromTheHost(TorchDispatchMode):
     """Refuses tensors that lie on the CPU, as everything made from Python data does before it is copied elsewhere.
 
-    And systems of equations in batches that torch would not leave to cuBLAS: see `gradweight.rules._linalg`.
+    And systems of equations in batches that torch would not leave to cuBLAS: see `gradweight.rules._solvers.linear`.
     """
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping
 
 from ..rule import Array, array_namespace
-from ._linalg import inverse_norms
+from ._solvers.correlations import inverse_norms
 
 Preference = Mapping[str, float] | None
 

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..rule import Array, array_namespace
-from ._linalg import inverse_norms
+from ._solvers.correlations import inverse_norms
 
 
 def has_gradient(gram: Array) -> Array:

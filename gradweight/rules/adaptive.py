@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import inverse_norms, opposed
+from ._solvers.correlations import inverse_norms
+from ._solvers.rounding import opposed
 
 
 @dataclass(frozen=True)

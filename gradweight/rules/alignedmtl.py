@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._eigen import eigh, resolved_eigenvalues
-from ._linalg import inverse_norms, rounding_of
+from ._solvers.correlations import inverse_norms
+from ._solvers.eigen import eigh
+from ._solvers.rounding import resolved_eigenvalues, rounding_of
 
 
 @dataclass(frozen=True)
@@ -37,8 +38,8 @@ class AlignedMTL:
     Deviations:
         Zero eigenvalues are told from small ones by the rounding errors of their own entries instead of by comparison
         with the largest eigenvalue, which drops every gradient 1e-8 times shorter than the longest. Eigenvalues come
-        from Jacobi's method (`_eigen`), about 550 array operations for m = 4 and 4,500 for m = 16, because a library's
-        routine waits for the device.
+        from Jacobi's method (`_solvers.eigen`), about 550 array operations for m = 4 and 4,500 for m = 16, because a
+        library's routine waits for the device.
     """
 
     faster_on_numpy_from = 3

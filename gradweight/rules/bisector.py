@@ -5,7 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _matvec, correlations, inverse_norms, opposed, solve_psd, stands_out
+from ._solvers.arrays import matvec
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.linear import solve_psd
+from ._solvers.rounding import opposed, stands_out
 
 
 @dataclass(frozen=True)
@@ -54,7 +57,7 @@ class AngleBisector:
         active = xp.astype(inverse_norm > 0, gram.dtype)
         # a = 1 + P y, where P removes the mean over the active losses and so keeps the sum of a
         count = xp.clip(xp.sum(active), 1, None)
-        mean = _matvec(cosine, active) / count
+        mean = matvec(cosine, active) / count
         centred_mean = active * (mean - xp.sum(active * mean) / count)
         centred = (cosine - mean[:, None] - centred_mean[None, :]) * active[:, None] * active[None, :]
         # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1

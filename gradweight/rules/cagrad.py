@@ -6,19 +6,10 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._cone import freed_of_conflicts, shortest_combination
-from ._linalg import _matvec, correlations, inverse_norms
-from ._loops import compiled_once, repeated
-from ._quadratic import (
-    MOST_FACES_OF,
-    all_faces,
-    change_on_face,
-    entering,
-    least,
-    optimality_residual,
-    regularised,
-    up_to_the_boundary,
-)
+from ._solvers.arrays import matvec
+from ._solvers.ball import best_in_ball, inverse_root
+from ._solvers.cone import freed_of_conflicts, shortest_combination
+from ._solvers.correlations import correlations, inverse_norms
 
 
 @dataclass(frozen=True)
@@ -79,109 +70,17 @@ class CAGrad:
         largest = xp.where(largest > 0, largest, 1)
         mean = norm / largest / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
         n = inverse_norm / xp.where(xp.any(active), xp.max(inverse_norm), 1)
-        a = _matvec(cosine, mean)
+        a = matvec(cosine, mean)
         squared = xp.clip(xp.sum(mean * a), 0, None)
-        radius = self.c * squared * _inverse_root(squared)
+        radius = self.c * squared * inverse_root(squared)
 
-        # d = g_0 + V y is optimal if s = C y + a - mu n >= 0 and y s = 0, and |V y| is the radius or mu is 0
-        if m == 2:
-            y = _of_two(cosine, a, n, radius)
-        else:
-            y = (_by_faces if m <= MOST_FACES_OF else _by_active_sets)(cosine, a, n, radius)
-        # the root is right to sqrt(eps) where the discriminant cancels, which a small radius must not show
-        y = y * radius * _inverse_root(xp.sum(y * _matvec(cosine, y)))
-
+        y = best_in_ball(cosine, a, n, radius)
         nearest, stands_out = freed_of_conflicts(cosine, mean[None, :])
         added = nearest[0, :] - mean
         _, some_direction = shortest_combination(cosine, n)
-        flat = ~some_direction & (xp.sum(added * _matvec(cosine, added)) <= radius**2)
+        flat = ~some_direction & (xp.sum(added * matvec(cosine, added)) <= radius**2)
         y = mean + xp.where(flat, added, y)
         # where all has cancelled, what is left is rounding error and no direction
         rounding = 4 * m * xp.finfo(gram.dtype).eps * xp.sum(mean) ** 2
         nothing = (squared <= rounding) | (flat & ~stands_out[0])
         return xp.where(nothing, 0, y) * (inverse_norm * largest)
-
-
-def _inverse_root(squared: Array) -> Array:
-    """1 / sqrt, and 0 at 0 with a derivative of 0."""
-    xp = array_namespace(squared)
-    return xp.where(squared > 0, 1 / xp.sqrt(xp.where(squared > 0, squared, 1)), 0)
-
-
-def _of_two(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
-    """The optimal y up to a factor: V y is equally far along both gradients, or along one of them.
-
-    With e the unit vector along ``g_1 - g_2`` and p that along the shortest affine combination, at right angles to it,
-    equal gains mean ``<e, g_0 + V y> = 0``, so ``V y = radius (sqrt(1 - k^2) p - k e)``, ``k = <e, g_0>/radius``.
-    """
-    xp = array_namespace(cosine)
-    cos = cosine[0, 1]
-    other = xp.flip(n)
-    difference = xp.stack([n[1], -n[0]])
-    inverse_length = _inverse_root(xp.sum(n * (n - cos * other)))
-    k = xp.sum(difference * a) * inverse_length / xp.where(radius > 0, radius, 1)
-    k = xp.clip(k, -1, 1)
-    rest = 1 - k**2
-    rest = xp.where(rest > 0, xp.sqrt(xp.where(rest > 0, rest, 1)), 0)
-    y = rest * _inverse_root(1 - cos**2) * (n - cos * other) - k * difference
-    y = xp.clip(y, 0, None)
-    # parallel gradients of one length: any y will do
-    return xp.where(xp.any(y > 0), y, n)
-
-
-def _on_face(cosine: Array, a: Array, n: Array, radius: Array, free: Array) -> tuple[Array, Array, Array, Array]:
-    """On each face: y with equal gains mu, mu itself, whether it exists, and a direction of descent where it does not.
-
-    mu is the larger root of a quadratic equation, ``|V y| = radius``. Without a root the dual falls for ever along the
-    face.
-    """
-    xp = array_namespace(cosine)
-    inner, rhs = regularised(cosine), xp.stack([n, a])
-    # minus, because the change is that to a minimiser; the second step takes the regularisation back out
-    along = -change_on_face(inner, free, rhs)
-    along = along - change_on_face(inner, free, rhs - _matvec(cosine, along))
-    along_n, along_a = along[..., 0, :], along[..., 1, :]
-    p, q, r = xp.sum(along_n * n, axis=-1), xp.sum(along_n * a, axis=-1), xp.sum(along_a * a, axis=-1)
-    discriminant = q**2 - p * (r - radius**2)
-    solvable = (discriminant >= 0) & (p > 0)
-    # 1 where it is not looked at: the square root has no derivative at 0, and forward-mode differentiation takes it
-    mu = (q + xp.sqrt(xp.where(solvable, discriminant, 1))) / xp.where(solvable, p, 1)
-    y = mu[..., None] * along_n - along_a
-    descent = (q / xp.where(p > 0, p, 1))[..., None] * along_n - along_a
-    return y, mu, solvable, descent
-
-
-def _by_faces(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
-    """The optimal y: that of the face with the least optimality residual."""
-    xp = array_namespace(cosine)
-    y, mu, solvable, _ = _on_face(cosine, a, n, radius, all_faces(cosine))
-    residual = optimality_residual(cosine, a - mu[:, None] * n, y)
-    best = least(xp.where(solvable, residual, xp.inf)[:, None])
-    return xp.clip(xp.sum(best * y, axis=0), 0, None)
-
-
-def _by_active_sets(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
-    """The optimal y by Lawson and Hanson's steps from face to face, each of which lowers the dual."""
-    xp = array_namespace(cosine)
-    # from the gradient that is best on its own
-    value = xp.where(n > 0, (a + radius) / xp.where(n > 0, n, 1), xp.inf)
-    free = least(value[:, None])[:, 0]
-    state = (radius * free, free, free[:1] >= 0)
-    return repeated(lambda state: _active_set_step(cosine, a, n, radius, *state), 2 * n.shape[0], state)[0]
-
-
-@compiled_once
-def _active_set_step(
-    cosine: Array, a: Array, n: Array, radius: Array, y: Array, free: Array, whole: Array
-) -> tuple[Array, Array, Array]:
-    xp = array_namespace(cosine)
-    eps = xp.finfo(n.dtype).eps
-    # the dual's derivative at y, |V y| = radius, less its mean over y
-    gain = a + _matvec(cosine, y)
-    along = xp.sum(y * n)
-    slack = gain - n * xp.sum(y * gain) / xp.where(along > 0, along, 1)
-    free = entering(slack, free, whole, 4 * n.shape[0] * eps * (1 + xp.sum(y)), several=False)
-    y_face, _, solvable, descent = _on_face(cosine, a, n, radius, free)
-    # without a minimum on the face it is down to its boundary, however far
-    y, free, whole = up_to_the_boundary(y, xp.where(solvable, y_face - y, descent / eps), free)
-    return y * radius * _inverse_root(xp.sum(y * _matvec(cosine, y))), free, whole

@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._eigen import eigh, resolved_eigenvalues
-from ._linalg import _matvec, correlations, inverse_norms, opposed, rounding_of
+from ._solvers.arrays import matvec
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.eigen import eigh
+from ._solvers.rounding import opposed, resolved_eigenvalues, rounding_of
 
 
 @dataclass(frozen=True)
@@ -33,8 +35,8 @@ class ConFIG:
         arXiv:2408.11104, equation 2.
 
     Deviations:
-        The pseudo-inverse is that of the correlations, from their eigenvalues (`_eigen`); those below 4 m^2 eps count
-        as 0, which are angles of 1e-7 between gradients at float64 where the authors' code tells angles of 1e-15.
+        The pseudo-inverse is that of the correlations, from their eigenvalues (`_solvers.eigen`); those below 4 m^2 eps
+        count as 0, which are angles of 1e-7 between gradients at float64 where the authors' code tells angles of 1e-15.
     """
 
     faster_on_numpy_from = 3
@@ -55,7 +57,7 @@ class ConFIG:
         inverse = xp.where(kept, 1 / xp.where(kept, eigenvalues, 1), 0)
         sums = xp.sum(vectors * ones[:, None], axis=0)
         y = xp.sum(vectors * (inverse * sums), axis=-1) * ones
-        alignment = _matvec(cosine, y)
+        alignment = matvec(cosine, y)
         squared = xp.sum(y * alignment)
         # the sums of eigenvectors that cancel leave rounding errors, of which a long step would be made
         rounding = (16 * gram.shape[-1] * xp.finfo(gram.dtype).eps) ** 2 * xp.sum(inverse)

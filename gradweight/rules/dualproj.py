@@ -5,9 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._cone import freed_of_conflicts
-from ._linalg import correlations, inverse_norms
 from ._preference import Preference, check_preference, preference_vector
+from ._solvers.cone import freed_of_conflicts
+from ._solvers.correlations import correlations, inverse_norms
 
 
 @dataclass(frozen=True)
@@ -42,7 +42,7 @@ class DualProj:
     Deviations:
         The quadratic program is solved on correlations and exactly, without the authors' margin and without
         regularisation: a closed form for two losses, every face tried for up to 8, an active-set method beyond
-        (`_quadratic`, with its bound).
+        (`_solvers.quadratic`, with its bound).
     """
 
     preference: Preference = field(default=None, hash=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._fairness import fair_coordinates
-from ._linalg import correlations, inverse_norms
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.fairness import fair_coordinates
 from .nash import NashMTL
 
 
@@ -27,7 +27,7 @@ class FairGrad:
         alpha: between 0.2 and 10. The equation holds to 1e-8, relative, or to what rounding in ``sum_j w_j G_ij``
             leaves certain of it, for gradients whose norms are within a factor of 1e6. Newton's method takes 30 steps
             below 1 and 20 + 10 alpha above. For two losses it is one equation for the ratio of the weights, closed at
-            alpha = 1 and solved by 6 steps otherwise, to rounding errors (`_fairness`).
+            alpha = 1 and solved by 6 steps otherwise, to rounding errors (`_solvers.fairness`).
 
     Raises:
         ValueError: alpha outside of its range.

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._random import uniforms
 from ._shares import by_name, check_nonnegative
+from ._solvers.draws import uniforms
 
 
 @dataclass(frozen=True)

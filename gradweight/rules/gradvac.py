@@ -5,10 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._linalg import _identity, _like, _matvec, correlations, inverse_norms, stands_out
-from ._loops import compiled_once
-from ._random import permutations
 from ._shares import check_range
+from ._solvers.arrays import identity, like, matvec
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.draws import permutations
+from ._solvers.loops import compiled_once
+from ._solvers.rounding import stands_out
 
 
 @dataclass(frozen=True)
@@ -66,11 +68,11 @@ class GradVac:
         inverse_norm = inverse_norms(gram)
         cosine = correlations(gram, inverse_norm)
         active = xp.astype(inverse_norm > 0, gram.dtype)
-        eye = _identity(gram)
+        eye = identity(gram)
         targets = state["targets"]
         # row i: the coordinates of g_i'/|g_i| along the unit gradients
         vaccinated = eye
-        index = xp.arange(m, **_like(gram))
+        index = xp.arange(m, **like(gram))
         order = permutations(self.seed, step, m, m, gram)
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
@@ -84,7 +86,7 @@ class GradVac:
 @compiled_once
 def _vaccine(other: Array, vaccinated: Array, targets: Array, cosine: Array, beta: float) -> tuple[Array, Array]:
     xp = array_namespace(cosine)
-    products = _matvec(cosine, vaccinated)
+    products = matvec(cosine, vaccinated)
     squared = xp.sum(products * vaccinated, axis=-1)
     length = xp.sqrt(xp.where(squared > 0, squared, 1))
     phi = xp.clip(xp.sum(products * other, axis=-1) / length, -1, 1)

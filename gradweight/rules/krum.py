@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _like
 from ._shares import has_gradient
+from ._solvers.arrays import like
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class Krum:
         squared = xp.linalg.diagonal(gram)
         # both triangles, since a Gram matrix off the GPU need not be symmetric to the last bit, and ties would break
         distances = squared[:, None] + squared[None, :] - (gram + xp.matrix_transpose(gram))
-        index = xp.arange(m, **_like(gram))
+        index = xp.arange(m, **like(gram))
         neighbours = (active[:, None] * active[None, :] > 0) & (index[:, None] != index[None, :])
         nearest = xp.sort(xp.where(neighbours, xp.clip(distances, 0, None), math.inf), axis=-1)
         looked_at = xp.clip(xp.minimum(count - self.byzantine - 2, count - 1), 1, None)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._cone import shortest_combination
-from ._linalg import correlations, inverse_norms
+from ._solvers.cone import shortest_combination
+from ._solvers.correlations import correlations, inverse_norms
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,8 @@ class MGDA:
 
     Deviations:
         Exact instead of Frank-Wolfe iterations, which stop at a few digits; and see above for weights of 0. A closed
-        form for two losses, every face tried for up to 8, an active-set method beyond (`_quadratic`, with its bound).
+        form for two losses, every face tried for up to 8, an active-set method beyond (`_solvers.quadratic`, with its
+        bound).
     """
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:

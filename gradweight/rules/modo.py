@@ -6,8 +6,9 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._linalg import _matvec, inverse_norms
-from ._simplex import simplex_projection
+from ._solvers.arrays import matvec
+from ._solvers.correlations import inverse_norms
+from ._solvers.simplex import simplex_projection
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,6 @@ class MoDo:
     ) -> tuple[Array, State]:
         active = inverse_norms(gram) > 0
         w = simplex_projection(state["w"], active)
-        gradient = _matvec(gram if cross is None else cross, w) + self.rho * w
+        gradient = matvec(gram if cross is None else cross, w) + self.rho * w
         w = simplex_projection(w - self.gamma * gradient, active)
         return w, {"w": w}

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._fairness import fair_coordinates
-from ._linalg import correlations, inverse_norms, opposed
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.fairness import fair_coordinates
+from ._solvers.rounding import opposed
 
 
 @dataclass(frozen=True)

@@ -5,9 +5,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, correlations, inverse_norms, stands_out
-from ._loops import compiled_once
-from ._random import permutations
+from ._solvers.arrays import identity, like, matvec
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.draws import permutations
+from ._solvers.loops import compiled_once
+from ._solvers.rounding import stands_out
 
 
 @dataclass(frozen=True)
@@ -47,10 +49,10 @@ class PCGrad:
         m = gram.shape[-1]
         inverse_norm = inverse_norms(gram)
         cosine = correlations(gram, inverse_norm)
-        eye = _identity(gram)
+        eye = identity(gram)
         # row i of `surgery`: the coordinates of g_i'/|g_i| along the unit gradients
         surgery = eye
-        index = xp.arange(m, **_like(gram))
+        index = xp.arange(m, **like(gram))
         order = permutations(self.seed, step, m, m, gram)
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
@@ -65,5 +67,5 @@ class PCGrad:
 @compiled_once
 def _freed_of(other: Array, surgery: Array, cosine: Array) -> Array:
     xp = array_namespace(cosine)
-    inner = xp.sum(_matvec(cosine, surgery) * other, axis=-1)
+    inner = xp.sum(matvec(cosine, surgery) * other, axis=-1)
     return surgery - xp.clip(inner, None, 0)[:, None] * other

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 from typing import Literal
 
 from ..rule import Array, array_namespace
-from ._linalg import correlations, inverse_norms, solve_psd, stands_out
-from ._quadratic import nonnegative_minimiser
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.linear import solve_psd
+from ._solvers.quadratic import nonnegative_minimiser
+from ._solvers.rounding import stands_out
 
 Names = str | tuple[str, ...]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array
-from ._random import normals
 from ._shares import has_gradient, softmax
+from ._solvers.draws import normals
 
 
 @dataclass(frozen=True)

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._linalg import _matvec, inverse_norms
-from ._loops import compiled_once, repeated
-from ._simplex import simplex_projection
+from ._solvers.arrays import matvec
+from ._solvers.correlations import inverse_norms
+from ._solvers.loops import compiled_once, repeated
+from ._solvers.simplex import simplex_projection
 
 
 @dataclass(frozen=True)
@@ -105,5 +106,5 @@ class SDMGrad:
 def _iteration(
     a: Array, w: Array, velocity: Array, momentum: float, pull: Array, lr: float, active: Array
 ) -> tuple[Array, Array]:
-    velocity = momentum * velocity + _matvec(a, w + pull)
+    velocity = momentum * velocity + matvec(a, w + pull)
     return simplex_projection(w - lr * velocity, active), velocity

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._linalg import inverse_norms
+from ._solvers.correlations import inverse_norms
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._linalg import _like
+from ._solvers.arrays import like
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class TrimmedMean:
         n = xp.sum(xp.astype(reaches, rows.dtype))
         ranked = xp.sort(xp.where(reaches[:, None], flat, math.inf), axis=0)
         trim = xp.clip(xp.minimum(0 * n + self.trim, xp.floor((n - 1) / 2)), 0, None)
-        rank = xp.arange(m, **_like(rows))
+        rank = xp.arange(m, **like(rows))
         kept = ((rank >= trim) & (rank < n - trim))[:, None]
         mean = xp.sum(xp.where(kept, ranked, 0), axis=0) / xp.clip(n - 2 * trim, 1, None)
         return xp.reshape(mean, rows.shape[1:])

@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._cone import freed_of_conflicts
-from ._linalg import _identity, correlations, inverse_norms
 from ._preference import Preference, check_preference, preference_vector
+from ._solvers.arrays import identity
+from ._solvers.cone import freed_of_conflicts
+from ._solvers.correlations import correlations, inverse_norms
 
 
 @dataclass(frozen=True)
@@ -41,9 +42,9 @@ class UPGrad:
 
     Deviations:
         The quadratic programs are solved on correlations and exactly: a closed form for two losses, every face tried
-        for up to 8, an active-set method beyond (`_quadratic`, with its bound). The authors' code adds 1e-4 to the
-        diagonal of the Gram matrix instead, divided by its trace, and so returns conflicting directions once norms
-        differ thirtyfold.
+        for up to 8, an active-set method beyond (`_solvers.quadratic`, with its bound). The authors' code adds
+        1e-4 to the diagonal of the Gram matrix instead, divided by its trace, and so returns conflicting directions
+        once norms differ thirtyfold.
     """
 
     preference: Preference = field(default=None, hash=False)
@@ -56,7 +57,7 @@ class UPGrad:
         preference = preference_vector(self.preference, "UPGrad", gram, names)
         inverse_norm = inverse_norms(gram)
         cosine = correlations(gram, inverse_norm)
-        itself = _identity(gram) * xp.linalg.diagonal(cosine)[:, None]
+        itself = identity(gram) * xp.linalg.diagonal(cosine)[:, None]
         # row i: p_i / |g_i| in coordinates along the unit gradients
         projections, stand_out = freed_of_conflicts(cosine, itself)
         projections = xp.where(stand_out[:, None], projections, 0)

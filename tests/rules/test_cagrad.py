@@ -93,7 +93,7 @@ def test_primal_and_dual_meet_beyond_the_enumeration_of_faces(m: int, c: float, 
 def test_active_sets_and_faces_agree(rows: np.ndarray, c: float) -> None:
     exact = weights(CAGrad(c), rows) @ rows
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("gradweight.rules.cagrad.MOST_FACES_OF", 2)
+        patch.setattr("gradweight.rules._solvers.ball.MOST_FACES_OF", 2)
         found = weights(CAGrad(c), rows) @ rows
     # 1e-7: the roots of both cancel where the best direction barely exists
     np.testing.assert_allclose(found, exact, rtol=0, atol=1e-7 * np.linalg.norm(rows, axis=1).max())
@@ -107,7 +107,7 @@ def test_active_sets_leave_faces_without_a_minimum(monkeypatch: pytest.MonkeyPat
         rows = rng.standard_normal((m, int(rng.integers(2, m + 2)))) * 10.0 ** rng.uniform(-1.5, 1.5, (m, 1))
         exact = weights(CAGrad(0.9), rows) @ rows
         with monkeypatch.context() as patch:
-            patch.setattr("gradweight.rules.cagrad.MOST_FACES_OF", 2)
+            patch.setattr("gradweight.rules._solvers.ball.MOST_FACES_OF", 2)
             found = weights(CAGrad(0.9), rows) @ rows
         np.testing.assert_allclose(found, exact, rtol=0, atol=1e-8 * np.linalg.norm(rows, axis=1).max())
 

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradweight.rules import MGDA, MoDo, SDMGrad
-from gradweight.rules._simplex import simplex_projection
+from gradweight.rules._solvers.simplex import simplex_projection
 
 from ..strategies import SEEDS, regular_sets
 

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradweight.rules import PCGrad
-from gradweight.rules._random import permutations
+from gradweight.rules._solvers.draws import permutations
 
 
 def on_vectors(rows, order):

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from gradweight.rules import UPGrad
-from gradweight.rules._loops import compiled_once, repeated
+from gradweight.rules._solvers.loops import compiled_once, repeated
 
 
 @compiled_once

@@ -11,10 +11,11 @@ from hypothesis import strategies as st
 
 from gradweight.rule import Rule
 from gradweight.rules import MGDA, DualProj, UPGrad
-from gradweight.rules import _quadratic as quadratic
-from gradweight.rules._linalg import correlations, inverse_norms
+from gradweight.rules._solvers import quadratic
+from gradweight.rules._solvers.correlations import correlations, inverse_norms
+from gradweight.rules._solvers.rounding import resolved
 
-from ..strategies import EPS, SEEDS, regular_sets, structured_sets, weights
+from ...strategies import EPS, SEEDS, regular_sets, structured_sets, weights
 
 
 @st.composite
@@ -87,7 +88,7 @@ def test_nearly_opposed_gradients(m: int, pairs: int) -> None:
         cosine = cosines_of(rows)
         y = quadratic.nonnegative_minimiser(cosine, cosine)
         assert np.all(quadratic.optimality_residual(cosine, cosine, y) <= 1e-8 + 1e-13 * y.sum(axis=-1))
-        assert np.all(quadratic.resolved(cosine, np.eye(m) + y, np.eye(m))) or angle < 1e-4
+        assert np.all(resolved(cosine, np.eye(m) + y, np.eye(m))) or angle < 1e-4
 
 
 def test_nine_losses_by_brute_force() -> None:
@@ -127,7 +128,7 @@ def test_resolved_tells_rounding_from_direction(angle: float) -> None:
     """Two gradients that are opposed but for an angle: the squared length of what one keeps is angle squared."""
     cosine = np.array([[1.0, -np.cos(angle)], [-np.cos(angle), 1.0]])
     left = np.array([[1.0, np.cos(angle)]])
-    assert quadratic.resolved(cosine, left, np.array([[1.0, 0.0]])).tolist() == [angle**2 > 100 * EPS]
+    assert resolved(cosine, left, np.array([[1.0, 0.0]])).tolist() == [angle**2 > 100 * EPS]
 
 
 def _nearest_in_dual_cone(target: np.ndarray, rows: np.ndarray) -> np.ndarray:

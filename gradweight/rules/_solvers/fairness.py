@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
-from ..rule import Array, array_namespace
-from ._linalg import _identity, _like, _matvec, solve
-from ._loops import compiled_once, repeated
-from ._quadratic import least, resolved
+from ...rule import Array, array_namespace
+from .arrays import identity, like, matvec
+from .linear import solve
+from .loops import compiled_once, repeated
+from .quadratic import least
+from .rounding import resolved
 
 _STEPS_OF_TWO = 6
 
@@ -32,12 +34,12 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
     if cosine.shape[-1] == 2:
         y = _of_two(cosine[0, 1], b, beta) * present
         return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
-    matrix = cosine + _identity(cosine) * (1 - present)[:, None]
+    matrix = cosine + identity(cosine) * (1 - present)[:, None]
     # halves and doubles of the Newton step, longer than 1 because far out on -log y it only doubles y
-    lengths = 2.0 ** xp.arange(-7, 5, **_like(cosine))[:, None]
+    lengths = 2.0 ** xp.arange(-7, 5, **like(cosine))[:, None]
 
     y = b ** (1 / (1 + beta))
-    y = y * (xp.sum(b * y ** (1 - beta)) / xp.clip(xp.sum(y * _matvec(matrix, y)), eps, None)) ** (1 / (1 + beta))
+    y = y * (xp.sum(b * y ** (1 - beta)) / xp.clip(xp.sum(y * matvec(matrix, y)), eps, None)) ** (1 / (1 + beta))
     steps = 20 if beta == 1 else 20 + 10 * max(1, math.ceil(1 / beta))
     y = repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
     return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
@@ -84,15 +86,15 @@ def _newton_step(matrix: Array, b: Array, beta: float, lengths: Array, y: Array)
 
     def value(y: Array) -> Array:
         phi = -xp.log(y) if beta == 1 else y ** (1 - beta) / (beta - 1)
-        return xp.sum(y * _matvec(matrix, y) / 2 + b * phi, axis=-1)
+        return xp.sum(y * matvec(matrix, y) / 2 + b * phi, axis=-1)
 
     force = b * y**-beta
-    pull = _matvec(matrix, y)
+    pull = matvec(matrix, y)
     # the floor changes nothing that rounding of C does not, and keeps the matrix regular where there is no solution
     curvature = xp.clip(beta * force / y, 64 * eps, None)
     # scaled to a diagonal of 1, because y may differ by many orders of magnitude
     scale = 1 / xp.sqrt(1 + curvature)
-    hessian = (matrix + _identity(matrix) * curvature[:, None]) * scale[:, None] * scale
+    hessian = (matrix + identity(matrix) * curvature[:, None]) * scale[:, None] * scale
     change = scale * solve(hessian, (scale * (force - pull))[None, :])[0, :]
     to_the_boundary = 0.95 * xp.min(xp.where(change < 0, -y / xp.where(change < 0, change, -1), xp.inf))
     length = xp.minimum(lengths, to_the_boundary)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from ..rule import Array, array_namespace
-from ._quadratic import nonnegative_minimiser, resolved
+from ...rule import Array, array_namespace
+from .quadratic import nonnegative_minimiser
+from .rounding import resolved
 
 
 def freed_of_conflicts(cosine: Array, target: Array) -> tuple[Array, Array]:

@@ -9,7 +9,7 @@ from scipy import stats
 
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import Random
-from gradweight.rules._random import normals, permutations, uniforms
+from gradweight.rules._solvers.draws import normals, permutations, uniforms
 
 LIKE = np.zeros(1)
 

@@ -10,9 +10,10 @@ the network's sake, and eight digits less would undo everything here.
 
 from __future__ import annotations
 
-from ..rule import Array, array_namespace
-from ._linalg import _counting, _identity, _matvec, rounding_of, solve, stands_out
-from ._loops import compiled_once, repeated
+from ...rule import Array, array_namespace
+from .arrays import counting, identity, matvec
+from .linear import solve
+from .loops import compiled_once, repeated
 
 MOST_FACES_OF = 8
 
@@ -39,57 +40,35 @@ def nonnegative_minimiser(matrix: Array, linear: Array) -> Array:
     best = least(optimality_residual(matrix, linear, candidates))
     y = xp.clip(xp.sum(candidates * best[:, :, None], axis=0), 0, None)
     free = xp.sum(faces[:, None, :] * best[:, :, None], axis=0)
-    slack = _matvec(matrix, y) + linear
+    slack = matvec(matrix, y) + linear
     return up_to_the_boundary(y, change_on_face(inner, free, slack[:, None, :])[:, 0, :], free)[0]
 
 
 def optimality_residual(matrix: Array, linear: Array, y: Array) -> Array:
     """``max_i |min(y_i, (A y + c)_i)|``, zero exactly at the minimiser: (n, n), (r, n), (..., r, n) -> (..., r)."""
     xp = array_namespace(matrix)
-    return xp.max(xp.abs(xp.minimum(y, _matvec(matrix, y) + linear)), axis=-1)
-
-
-def resolved(cosine: Array, y: Array, target: Array) -> Array:
-    """Whether floating point can tell that ``p = sum_i y_i u_i`` conflicts with nothing: (m, m), (r, m) -> (r,).
-
-    ``p`` is the projection of ``sum_i target_i u_i`` on a cone in which nothing conflicts, so ``|p|^2 = p . target``.
-    What is left after everything has cancelled is a rounding error of some direction, and an optimizer such as Adam
-    makes a full step of the tiniest: it has to be zero instead. True where ``|p|`` stands out of the rounding errors
-    and its cosine with every gradient is above ``-8 sqrt(eps)`` (-1.2e-7 at float64).
-    """
-    xp = array_namespace(cosine)
-    eps = xp.finfo(cosine.dtype).eps
-    tolerance = 8 * eps**0.5
-    slack = _matvec(cosine, y)
-    squared = xp.sum(target * slack, axis=-1)
-    length = xp.sqrt(xp.clip(squared, 0, None))
-    rounding = rounding_of(cosine, y)
-    return (
-        stands_out(cosine, y, target)
-        & (rounding <= tolerance * length)
-        & (xp.min(slack, axis=-1) >= -tolerance * length)
-    )
+    return xp.max(xp.abs(xp.minimum(y, matvec(matrix, y) + linear)), axis=-1)
 
 
 def all_faces(matrix: Array) -> Array:
     """Each of the 2**n sets of n variables as a row of ones and zeros: (n, n) -> (2**n, n)."""
     xp = array_namespace(matrix)
     n = matrix.shape[-1]
-    return xp.astype(_counting(matrix, 2**n)[:, None] // 2 ** _counting(matrix, n) % 2, matrix.dtype)
+    return xp.astype(counting(matrix, 2**n)[:, None] // 2 ** counting(matrix, n) % 2, matrix.dtype)
 
 
 def least(values: Array) -> Array:
     """A one in each column where it is least, zeros elsewhere: (f, r) -> (f, r). Not a number counts as largest."""
     xp = array_namespace(values)
     values = xp.where(xp.isnan(values), xp.inf, values)
-    index = _counting(values, values.shape[0])
+    index = counting(values, values.shape[0])
     return xp.astype(index[:, None] == xp.argmin(values, axis=0)[None, :], values.dtype)
 
 
 def regularised(matrix: Array) -> Array:
     """A + 4 n eps - 1, the part of the systems of `change_on_face` beside the identity: (n, n) -> (n, n)."""
     n, eps = matrix.shape[-1], array_namespace(matrix).finfo(matrix.dtype).eps
-    return matrix + (4 * n * eps - 1) * _identity(matrix)
+    return matrix + (4 * n * eps - 1) * identity(matrix)
 
 
 def change_on_face(inner: Array, free: Array, slack: Array) -> Array:
@@ -106,7 +85,7 @@ def change_on_face(inner: Array, free: Array, slack: Array) -> Array:
     # rows of the identity where y stays 0, so that the columns beside them multiply zeros, which rounding may turn into
     # -1e-19, a step towards the boundary
     free_rows = free[..., None, :]
-    return free_rows * solve(_identity(inner) + free[..., :, None] * inner, -free_rows * slack)
+    return free_rows * solve(identity(inner) + free[..., :, None] * inner, -free_rows * slack)
 
 
 def entering(slack: Array, free: Array, whole: Array, rounding: Array, several: bool) -> Array:
@@ -155,5 +134,5 @@ def _two_steps(
         free = entering(slack, free, whole, rounding, several)
         change = change_on_face(inner, free, slack[:, None, :])[:, 0, :]
         y, free, whole = up_to_the_boundary(y, change, free)
-        slack = _matvec(matrix, y) + linear
+        slack = matvec(matrix, y) + linear
     return y, slack, free, whole

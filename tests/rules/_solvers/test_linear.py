@@ -7,9 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradweight.rules._linalg import correlations, inverse_norms, solve, solve_psd, solved_in_batches
+from gradweight.rules._solvers.correlations import correlations, inverse_norms
+from gradweight.rules._solvers.linear import solve, solve_psd, solved_in_batches
 
-from ..strategies import EPS, SEEDS, regular_sets, structured_sets
+from ...strategies import EPS, SEEDS, regular_sets, structured_sets
 
 
 def test_inverse_norms_are_zero_where_a_gradient_is() -> None:

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import torch
 
-from ..rule import array_namespace
+from ...rule import array_namespace
 
 P = ParamSpec("P")
 R = TypeVar("R")

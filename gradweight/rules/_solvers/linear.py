@@ -1,66 +1,15 @@
-"""Solvers for m x m matrices that the rules share: pure array code, fixed length, no host synchronisation.
-
-Every function works on one matrix or on a batch of them (leading dimensions), on torch, NumPy and JAX arrays,
-under ``torch.vmap`` and ``torch.compile``.
-"""
+"""Systems of linear equations: of fixed length or by a factorisation, without a host sync."""
 
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..rule import Array, array_namespace
-from ._loops import compiled_once
-
-
-def inverse_norms(gram: Array) -> Array:
-    """1 / |g_i| for each gradient, and 0 where a gradient is exactly zero: (m, m) -> (m,).
-
-    The zero leaves such a loss out of whatever it multiplies; 1 / 0 would bring inf and, times 0, NaN.
-    """
-    xp = array_namespace(gram)
-    squared = xp.linalg.diagonal(gram)
-    nonzero = squared > 0
-    return xp.where(nonzero, 1 / xp.sqrt(xp.where(nonzero, squared, 1)), 0)
-
-
-def correlations(gram: Array, inverse_norm: Array) -> Array:
-    """Cosines between the gradients, (m, m), zero in the rows and columns of zero gradients.
-
-    Solving on these instead of on the Gram matrix is what keeps a rule right when norms differ a thousandfold.
-    The diagonal is set to exactly 1: a squared norm that is a denormal number would not round to it.
-    """
-    xp = array_namespace(gram)
-    cosines = xp.clip(gram * inverse_norm[..., :, None] * inverse_norm[..., None, :], -1, 1)
-    return xp.where(_identity(gram) > 0, xp.astype(inverse_norm > 0, gram.dtype)[..., None, :], cosines)
-
-
-def opposed(cosine: Array) -> Array:
-    """Whether gradients of this cosine are opposed as far as floating point can tell: their unit vectors cancel.
-
-    What is left of them is a rounding error of some direction, and an optimizer such as Adam makes a full step of the
-    tiniest. Gradients of a single number, the last bias of a network say, are opposed whenever they conflict.
-    """
-    return cosine <= 16 * array_namespace(cosine).finfo(cosine.dtype).eps - 1
-
-
-def stands_out(cosine: Array, y: Array, target: Array) -> Array:
-    """Whether ``p = sum_i y_i u_i``, a projection of ``sum_i target_i u_i``, is more than what rounding leaves of it.
-
-    (m, m), (r, m), (r, m) -> (r,). ``|p|^2 = p . target`` is known to a few ``eps |y| |target|``, norms being sums.
-    """
-    xp = array_namespace(cosine)
-    squared = xp.sum(target * _matvec(cosine, y), axis=-1)
-    return squared > rounding_of(cosine, y) * xp.sum(xp.abs(target), axis=-1)
-
-
-def rounding_of(cosine: Array, y: Array) -> Array:
-    """How far rounding may have moved the inner products of ``sum_i y_i u_i`` with unit vectors, (r, m) -> (r,)."""
-    xp = array_namespace(cosine)
-    return 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * xp.sum(xp.abs(y), axis=-1)
+from ...rule import Array, array_namespace
+from .arrays import counting, identity, matvec
+from .loops import compiled_once
 
 
 def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
@@ -79,10 +28,10 @@ def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
 
     # applied factor by factor: the product of a direction that is mostly rounding would drown the others
     def apply(vector: Array) -> Array:
-        return _matvec(transposed, inverse_lengths * _matvec(directions, vector))
+        return matvec(transposed, inverse_lengths * matvec(directions, vector))
 
     x = apply(rhs)
-    return x + apply(rhs - _matvec(matrix, x))
+    return x + apply(rhs - matvec(matrix, x))
 
 
 def solve(matrix: Array, rhs: Array) -> Array:
@@ -143,11 +92,11 @@ def conjugate_directions(matrix: Array, scale: float | None = None) -> tuple[Arr
     """
     xp = array_namespace(matrix)
     n = matrix.shape[-1]
-    index = _counting(matrix, n)
+    index = counting(matrix, n)
     largest = xp.max(xp.linalg.diagonal(matrix), axis=-1)[..., None] if scale is None else scale
     floor = n * xp.finfo(matrix.dtype).eps * largest
     schur = matrix
-    vectors = xp.broadcast_to(_identity(matrix), matrix.shape)
+    vectors = xp.broadcast_to(identity(matrix), matrix.shape)
     directions, inverse_lengths = [], []
     for _ in range(n):
         schur, vectors, direction, inverse_length = _pivoted(schur, vectors, floor, index)
@@ -168,22 +117,3 @@ def _pivoted(schur: Array, vectors: Array, floor: Array, index: Array) -> tuple[
     multiplier = column * inverse_length
     schur = schur - multiplier[..., :, None] * column[..., None, :]
     return schur, vectors - multiplier[..., :, None] * direction[..., None, :], direction, inverse_length
-
-
-def _matvec(matrix: Array, vector: Array) -> Array:
-    return array_namespace(matrix).sum(matrix * vector[..., None, :], axis=-1)
-
-
-def _identity(matrix: Array) -> Array:
-    return array_namespace(matrix).eye(matrix.shape[-1], **_like(matrix))
-
-
-def _counting(array: Array, n: int) -> Array:
-    """0, ..., n - 1 in the integers that the library counts in: JAX warns of int64 unless it was asked for."""
-    return array_namespace(array).arange(n, **_like(array, dtype=None))
-
-
-def _like(array: Array, **overrides: Any) -> dict[str, Any]:
-    # NumPy arrays and JAX tracers answer `.device` differently; torch alone needs to be told where to build.
-    where = {"device": array.device} if array_namespace(array).__name__.endswith("torch") else {}
-    return {"dtype": array.dtype} | where | overrides

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from ..rule import Array, array_namespace
-from ._linalg import _counting
+from ...rule import Array, array_namespace
+from .arrays import counting
 
 
 def simplex_projection(values: Array, active: Array) -> Array:
@@ -18,7 +18,7 @@ def simplex_projection(values: Array, active: Array) -> Array:
     shifted = xp.where(active, values - xp.where(xp.any(active), largest, 0), -xp.inf)
     # sorted, and not compared with each other: a compiler that computes one number in two places may round it in two
     # ways, and then it is not even at least itself
-    ordered, index = xp.sort(shifted, axis=-1, descending=True), _counting(values, values.shape[-1])
+    ordered, index = xp.sort(shifted, axis=-1, descending=True), counting(values, values.shape[-1])
     total = xp.sum(xp.where(index[None, :] <= index[:, None], ordered[None, :], 0), axis=-1)
     theta = xp.max((total - 1) / (index + 1))
     return xp.where(active, xp.clip(shifted - xp.where(xp.any(active), theta, 0), 0, None), 0)

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from ..rule import Array, array_namespace
-from ._linalg import _counting, _identity
-from ._loops import compiled_once, repeated
+from ...rule import Array, array_namespace
+from .arrays import counting, identity
+from .loops import compiled_once, repeated
 
 
 def eigh(matrix: Array) -> tuple[Array, Array]:
@@ -18,27 +18,25 @@ def eigh(matrix: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(matrix)
     m = matrix.shape[-1]
-    identity = _identity(matrix)
+    unit = identity(matrix)
     # in each round, the variable in place i is rotated with the one in place m - 1 - i; then all move on by one
-    first = _counting(matrix, m) < m // 2
-    in_the_middle = identity * xp.flip(identity, axis=-1)
+    first = counting(matrix, m) < m // 2
+    in_the_middle = unit * xp.flip(unit, axis=-1)
     matrix, vectors = repeated(
-        lambda state: _rotations(*state, identity, in_the_middle, first),
+        lambda state: _rotations(*state, unit, in_the_middle, first),
         min(2 + m, 10) * (m - 1 if m % 2 == 0 else m),
-        (matrix, identity),
+        (matrix, unit),
     )
     return xp.linalg.diagonal(matrix), vectors
 
 
 @compiled_once
-def _rotations(
-    matrix: Array, vectors: Array, identity: Array, in_the_middle: Array, first: Array
-) -> tuple[Array, Array]:
+def _rotations(matrix: Array, vectors: Array, unit: Array, in_the_middle: Array, first: Array) -> tuple[Array, Array]:
     xp = array_namespace(matrix)
     info = xp.finfo(matrix.dtype)
     diagonal = xp.linalg.diagonal(matrix)
     partner = xp.flip(diagonal, axis=-1)
-    coupling = xp.sum(matrix * xp.flip(identity, axis=-1), axis=-1)
+    coupling = xp.sum(matrix * xp.flip(unit, axis=-1), axis=-1)
     # two roundings of one number: partners that disagree about it turn by different angles, and V stops being
     # orthogonal
     coupling = (coupling + xp.flip(coupling, axis=-1)) / 2
@@ -57,17 +55,6 @@ def _rotations(
     vectors = _moved_on(vectors, -1)
     matrix = _moved_on(_moved_on(matrix, -1), -2)
     return matrix, vectors
-
-
-def resolved_eigenvalues(eigenvalues: Array, vectors: Array, norms: Array) -> Array:
-    """Which eigenvalues of a Gram matrix stand out of its rounding errors: (m,), (m, m), (m,) -> (m,) of truth values.
-
-    Entry i, j of a Gram matrix is right to a few ``eps |g_i| |g_j|``, so the eigenvalue of v is right to that times
-    ``(sum_i |v_i| |g_i|)**2``, however small it is beside the others.
-    """
-    xp = array_namespace(eigenvalues)
-    reach = xp.sum(xp.abs(vectors) * norms[:, None], axis=0)
-    return eigenvalues > 4 * norms.shape[-1] * xp.finfo(norms.dtype).eps * reach**2
 
 
 def _moved_on(array: Array, axis: int) -> Array:

@@ -6,9 +6,10 @@ import numpy as np
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradweight.rules._eigen import eigh, resolved_eigenvalues
+from gradweight.rules._solvers.eigen import eigh
+from gradweight.rules._solvers.rounding import resolved_eigenvalues
 
-from ..strategies import regular_sets, structured_sets
+from ...strategies import regular_sets, structured_sets
 
 
 @settings(max_examples=60)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
-from ..rule import Array, array_namespace
+from ...rule import Array, array_namespace
 
 _MASK = 0xFFFFFFFF
 # multipliers below 2**31, so that the products of 16-bit halves stay far from the end of int64
