@@ -55,6 +55,9 @@ __all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace
 Array: TypeAlias = Any
 """An array of torch, NumPy or JAX, handled through what the Python array API standard has all three agree on."""
 
+Names: TypeAlias = tuple[str, ...] | None
+"""The signal `names` of a rule that can do without."""
+
 State: TypeAlias = dict[str, Array]
 """What a stateful rule remembers: named arrays, nothing else, so that any checkpoint can hold it."""
 

@@ -88,18 +88,16 @@ def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
 
 
 def r2_penalty(fake_logits: Tensor, fake: Tensor) -> Tensor:
-    """Half the mean squared gradient of the discriminator at fake samples.
+    """Half the mean squared gradient of the discriminator at fake samples: `r1_penalty` of those.
 
-    ``E |grad_x s(G(z))|^2 / 2``, a scalar in [0, inf), without the coefficient gamma (10 in the paper).
-
-    It takes the logits of a forward that has been done: call ``fake.detach().requires_grad_()`` before it.
+    ``E |grad_x s(G(z))|^2 / 2``; call ``fake.detach().requires_grad_()`` before the forward.
 
     Args:
         fake_logits: the discriminator's logits for ``fake``, with their graph.
         fake: (n, ...), requiring a gradient.
 
     Raises:
-        ValueError: ``fake`` does not require a gradient, or the logits do not depend on it.
+        ValueError: as of `r1_penalty`.
 
     Example:
         >>> x = torch.randn(8, 2, requires_grad=True)
@@ -107,8 +105,7 @@ def r2_penalty(fake_logits: Tensor, fake: Tensor) -> Tensor:
         tensor(12.5000)
 
     Reference:
-        Mescheder, Geiger, Nowozin. Which Training Methods for GANs do actually Converge? ICML 2018, arXiv:1801.04406,
-        Eq. 10.
+        Mescheder, Geiger, Nowozin, as of `r1_penalty`, Eq. 10.
     """
     return _half_mean_squared(fake_logits, fake, "r2_penalty", "fake")
 

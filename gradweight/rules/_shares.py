@@ -1,10 +1,8 @@
-"""Shares among the losses that have a gradient, and values looked up by a loss's name."""
+"""Shares and averages among the losses that have a gradient."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any
 
 from ..rule import Array, array_namespace
 from ._solvers.correlations import inverse_norms
@@ -37,35 +35,11 @@ def log(values: Array) -> Array:
     return xp.log(xp.clip(values, float(xp.finfo(values.dtype).smallest_normal), None))
 
 
-def by_name(
-    rule: str, what: str, table: Mapping[str, float] | None, names: tuple[str, ...] | None, like: Array, default: float
-) -> Array:
-    """``table[names[i]]`` for each loss, or ``default`` for all if there is no table: (m,), in the dtype of ``like``.
+def followed(average: Array, losses: Array, active: Array, time: float) -> Array:
+    """A moving average of the losses, 0 for negative ones, after ``time``: 3 (m,) -> (m,).
 
-    Raises:
-        ValueError: a table, but no names to look up, or a name that it does not have.
+    ``L + (average - L) exp(-time)``, the solution of ``dv/dt = L - v``; what is not active keeps its average.
     """
-    xp = array_namespace(like)
-    zero = 0 * like[..., 0]
-    if table is None:
-        return xp.stack([zero + default] * like.shape[-1])
-    if names is None:
-        raise ValueError(f"{rule} finds its {what} by name: it needs names=, and was called without")
-    for name in names:
-        if name not in table:
-            raise ValueError(f"{rule} has no {what} for the loss {name!r}; it has {sorted(table)}")
-    return xp.stack([zero + float(table[name]) for name in names])
-
-
-def check_nonnegative(rule: str, what: str, table: Mapping[str, float] | None) -> None:
-    """Raise `ValueError` unless every entry is finite and at least 0."""
-    for name, value in (table or {}).items():
-        if not (value >= 0 and math.isfinite(value)):
-            raise ValueError(f"{rule} needs {what} >= 0 and finite; got {value} for {name!r}")
-
-
-def check_range(rule: str, what: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise `ValueError` unless ``low <= value <= high`` and value is finite."""
-    if not (low <= value <= high and math.isfinite(value)):
-        bound = f">= {low} and finite" if math.isinf(high) else f"in [{low}, {high}]"
-        raise ValueError(f"{rule} needs {what} {bound}; got {value}")
+    xp = array_namespace(losses)
+    target = xp.clip(losses, 0, None)
+    return xp.where(active > 0, target + (average - target) * math.exp(-time), average)

@@ -6,8 +6,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule, array_namespace
-from ._shares import check_range, has_gradient
+from ..rule import STATISTICS, Array, CoordinateRule, Names, Rule, Signals, State, StatefulRule, array_namespace
+from ._arguments import check_range
+from ._shares import has_gradient
 
 
 @dataclass(frozen=True)
@@ -82,9 +83,9 @@ class CRMOGM:
         state: State,
         /,
         *,
-        names: tuple[str, ...] | None = None,
-        losses: Array | None = None,
-        step: Array | None = None,
+        names: Names = None,
+        losses: Array = None,
+        step: Array = None,
         **signals: Any,
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)

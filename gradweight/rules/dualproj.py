@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._preference import Preference, check_preference, preference_vector
+from ._arguments import Preference, check_nonnegative, preferred
+from ._shares import has_gradient
 from ._solvers.cone import freed_of_conflicts
 from ._solvers.correlations import correlations, inverse_norms
 
@@ -23,10 +24,10 @@ class DualProj:
     gradient 1e10 times the others opposes one of them. A loss whose gradient is exactly zero is left out.
 
     Args:
-        preference: name -> how much a loss counts, finite and at least 0; None: equally, adding up to 1.
+        preference: name -> how much a loss counts, >= 0 and finite; None: equally, adding up to 1.
 
     Raises:
-        ValueError: a preference is negative or not finite; a loss has none; no `names` although there are preferences.
+        ValueError: a preference out of its range; a loss without one; no `names` to look it up by.
 
     Example:
         >>> import numpy as np
@@ -48,11 +49,11 @@ class DualProj:
     preference: Preference = field(default=None, hash=False)
 
     def __post_init__(self) -> None:
-        check_preference(self.preference, "DualProj")
+        check_nonnegative("DualProj", "preferences", self.preference)
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
-        preference = preference_vector(self.preference, "DualProj", gram, names)
+        preference = preferred("DualProj", self.preference, has_gradient(gram), names)
         inverse_norm = inverse_norms(gram)
         active = inverse_norm > 0
         cosine = correlations(gram, inverse_norm)

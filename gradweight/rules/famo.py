@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._shares import check_range, has_gradient, log, softmax
+from ._arguments import check_range
+from ._shares import has_gradient, log, softmax
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._shares import by_name, check_nonnegative
+from ._arguments import by_name, check_nonnegative
 from ._solvers.draws import uniforms
 
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._shares import check_range, has_gradient, mean
+from ._arguments import check_range
+from ._shares import has_gradient, mean
 from ._solvers.correlations import inverse_norms
 
 

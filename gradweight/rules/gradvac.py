@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, State, array_namespace
-from ._shares import check_range
+from ._arguments import check_range
 from ._solvers.arrays import identity, like, matvec
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations

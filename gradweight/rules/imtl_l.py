@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._shares import check_range, has_gradient
+from ._arguments import check_range
+from ._shares import followed, has_gradient
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,5 @@ class IMTLL:
     def update(self, gram: Array, state: State, /, *, losses: Array) -> tuple[Array, State]:
         xp = array_namespace(gram)
         active = has_gradient(gram)
-        old = state["sizes"]
-        target = xp.clip(losses, 0, None)
-        new = xp.where(active > 0, target + (old - target) * math.exp(-self.lr), old)
+        new = followed(state["sizes"], losses, active, self.lr)
         return xp.where(new > 0, active / xp.where(new > 0, new, 1), 0), {"sizes": new}

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..rule import Array, State, array_namespace
+from ..rule import Array, Names, State
+from ._arguments import check_positive, check_range
 from ._solvers.arrays import matvec
 from ._solvers.correlations import inverse_norms
-from ._solvers.simplex import simplex_projection
+from ._solvers.simplex import equal_shares, simplex_projection
 
 
 @dataclass(frozen=True)
@@ -54,23 +54,14 @@ class MoDo:
     rho: float = 0.1
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.gamma) and self.gamma > 0):
-            raise ValueError(f"MoDo needs a finite gamma above 0; got {self.gamma}")
-        if not (math.isfinite(self.rho) and self.rho >= 0):
-            raise ValueError(f"MoDo needs a finite rho of at least 0; got {self.rho}")
+        check_positive("MoDo", "gamma", self.gamma)
+        check_range("MoDo", "rho", self.rho, 0)
 
     def init(self, gram: Array) -> State:
-        return {"w": 0 * array_namespace(gram).linalg.diagonal(gram) + 1 / gram.shape[-1]}
+        return equal_shares(gram)
 
     def update(
-        self,
-        gram: Array,
-        state: State,
-        /,
-        *,
-        names: tuple[str, ...] | None = None,
-        losses: Array | None = None,
-        cross: Array | None = None,
+        self, gram: Array, state: State, /, *, names: Names = None, losses: Array = None, cross: Array = None
     ) -> tuple[Array, State]:
         active = inverse_norms(gram) > 0
         w = simplex_projection(state["w"], active)

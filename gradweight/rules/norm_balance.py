@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, State, array_namespace
-from ._shares import by_name, check_nonnegative, check_range, mean
+from ._arguments import by_name, check_nonnegative, check_range
+from ._shares import mean
 from ._solvers.correlations import inverse_norms
 
 

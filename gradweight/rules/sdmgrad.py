@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
-from ..rule import Array, State, array_namespace
+from ..rule import Array, Names, State, array_namespace
+from ._arguments import check_positive, check_range
 from ._solvers.arrays import matvec
 from ._solvers.correlations import inverse_norms
 from ._solvers.loops import compiled_once, repeated
-from ._solvers.simplex import simplex_projection
+from ._solvers.simplex import equal_shares, simplex_projection
 
 
 @dataclass(frozen=True)
@@ -61,27 +61,18 @@ class SDMGrad:
     iterations: int = 20
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.lam) and self.lam >= 0):
-            raise ValueError(f"SDMGrad needs a finite lam of at least 0; got {self.lam}")
-        if not (math.isfinite(self.lr) and self.lr > 0):
-            raise ValueError(f"SDMGrad needs a finite lr above 0; got {self.lr}")
+        check_range("SDMGrad", "lam", self.lam, 0)
+        check_positive("SDMGrad", "lr", self.lr)
         if not 0 <= self.momentum < 1:
             raise ValueError(f"SDMGrad needs momentum in [0, 1); got {self.momentum}")
         if self.iterations < 1:
             raise ValueError(f"SDMGrad needs at least 1 iteration; got {self.iterations}")
 
     def init(self, gram: Array) -> State:
-        return {"w": 0 * array_namespace(gram).linalg.diagonal(gram) + 1 / gram.shape[-1]}
+        return equal_shares(gram)
 
     def update(
-        self,
-        gram: Array,
-        state: State,
-        /,
-        *,
-        names: tuple[str, ...] | None = None,
-        losses: Array | None = None,
-        cross: Array | None = None,
+        self, gram: Array, state: State, /, *, names: Names = None, losses: Array = None, cross: Array = None
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
         inverse_norm = inverse_norms(gram)

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._solvers.correlations import inverse_norms
+from ._arguments import by_name
+from ._shares import has_gradient
 
 
 @dataclass(frozen=True)
@@ -24,8 +25,7 @@ class Sum:
     """
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
-        xp = array_namespace(gram)
-        return xp.astype(inverse_norms(gram) > 0, gram.dtype)
+        return has_gradient(gram)
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Mean:
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
-        active = xp.astype(inverse_norms(gram) > 0, gram.dtype)
+        active = has_gradient(gram)
         return active / xp.clip(xp.sum(active), 1, None)
 
 
@@ -74,13 +74,5 @@ class Constant:
                 raise ValueError(f"Constant needs finite weights; got {weight} for {name!r}")
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
-        xp = array_namespace(gram)
-        if names is None:
-            raise ValueError("Constant finds its weights by name: it needs names=, and was called without")
-        for name in names:
-            if name not in self.weights:
-                raise ValueError(f"Constant has no weight for the loss {name!r}; it has {sorted(self.weights)}")
-        active = inverse_norms(gram) > 0
-        return xp.stack(
-            [xp.where(active[i], float(self.weights[name]), 0 * gram[i, i]) for i, name in enumerate(names)]
-        )
+        active = has_gradient(gram)
+        return active * by_name("Constant", "weight", self.weights, names, active, 0.0)

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._shares import by_name, check_nonnegative, has_gradient, softmax
+from ._arguments import by_name, check_nonnegative
+from ._shares import has_gradient, softmax
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._shares import check_range, has_gradient
+from ._arguments import check_range
+from ._shares import followed, has_gradient
 
 
 @dataclass(frozen=True)
@@ -63,7 +64,6 @@ class Uncertainty:
         xp = array_namespace(gram)
         active = has_gradient(gram)
         old = state["variances"]
-        target = xp.clip(losses, 0, None)
-        new = xp.where(active > 0, target + (old - target) * math.exp(-self.lr / 2), old)
+        new = followed(old, losses, active, self.lr / 2)
         # the weights of this step are those of the variances before it, as when both are optimizer parameters
         return active / (2 * xp.where(old > 0, old, 1)), {"variances": new}

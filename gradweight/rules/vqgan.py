@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._shares import check_range
+from ._arguments import check_range
 from ._solvers.correlations import inverse_norms
 
 

@@ -50,5 +50,5 @@ def test_preference() -> None:
     rule = DualProj({"a": 0.0, "b": 2.0})
     np.testing.assert_allclose(rule(np.diag([4.0, 9.0]), names=("a", "b")), [0, 2])
     np.testing.assert_allclose(rule(np.array([[4.0, -2.0], [-2.0, 9.0]]), names=("a", "b")), [1, 2])
-    with pytest.raises(ValueError, match="DualProj needs finite preferences"):
+    with pytest.raises(ValueError, match="DualProj needs preferences >= 0 and finite; got nan for 'a'"):
         DualProj({"a": float("nan")})

@@ -77,8 +77,8 @@ def test_a_zero_gradient_is_left_out_and_can_come_back() -> None:
 @pytest.mark.parametrize(
     ("rule", "arguments", "message"),
     [
-        (MoDo, {"gamma": 0.0}, "finite gamma above 0; got"),
-        (MoDo, {"rho": -1.0}, "finite rho of at least 0; got"),
+        (MoDo, {"gamma": 0.0}, "MoDo needs gamma > 0 and finite; got"),
+        (MoDo, {"rho": -1.0}, "MoDo needs rho >= 0 and finite; got"),
     ],
 )
 def test_errors(rule: type, arguments: dict[str, float], message: str) -> None:

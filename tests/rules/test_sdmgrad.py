@@ -38,8 +38,8 @@ def test_the_scale_of_gradients_does_not_matter_to_sdmgrad() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"lam": -1.0}, "finite lam of at least 0; got"),
-        ({"lr": 0.0}, "finite lr above 0; got"),
+        ({"lam": -1.0}, "SDMGrad needs lam >= 0 and finite; got"),
+        ({"lr": 0.0}, "SDMGrad needs lr > 0 and finite; got"),
         ({"momentum": 1.0}, "momentum in"),
         ({"iterations": 0}, "at least 1 iteration; got"),
     ],

@@ -57,7 +57,7 @@ def test_constant_needs_finite_weights(weight: float) -> None:
 
 
 def test_constant_needs_names() -> None:
-    with pytest.raises(ValueError, match="Constant finds its weights by name: it needs names=, and was called without"):
+    with pytest.raises(ValueError, match="Constant finds its weight by name: it needs names=, and was called without"):
         Constant({"data": 1.0})(np.eye(1))
 
 

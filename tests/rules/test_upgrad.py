@@ -71,7 +71,7 @@ def test_ill_scaled_gradients() -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"at least 0; got -1\.0 for 'a'"):
+    with pytest.raises(ValueError, match=r"UPGrad needs preferences >= 0 and finite; got -1\.0 for 'a'"):
         UPGrad({"a": -1.0})
     with pytest.raises(ValueError, match="has no preference for the loss 'b'"):
         UPGrad({"a": 1.0})(np.eye(2), names=("a", "b"))

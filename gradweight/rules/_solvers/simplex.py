@@ -1,9 +1,14 @@
-"""The projection that keeps weights weights: on the simplex."""
+"""The simplex of weights at least 0 that add up to 1: where to start on it, and the projection on it."""
 
 from __future__ import annotations
 
-from ...rule import Array, array_namespace
+from ...rule import Array, State, array_namespace
 from .arrays import counting
+
+
+def equal_shares(gram: Array) -> State:
+    """The state ``w``, 1/m each, of a rule that moves its weights on the simplex: (m, m) -> (m,)."""
+    return {"w": 0 * array_namespace(gram).linalg.diagonal(gram) + 1 / gram.shape[-1]}
 
 
 def simplex_projection(values: Array, active: Array) -> Array:
