@@ -36,7 +36,7 @@ class Claims:
             the Gram matrix holds beside.
         losses: the smallest and the largest m that it takes.
         needs: names of the losses whose gradient must not be zero for the claims to hold.
-        signals: values for the signals that it requires beside those that come by themselves.
+        signals: values for the signals that it requires beside those that are supplied automatically.
     """
 
     rule: Rule

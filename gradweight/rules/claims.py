@@ -6,46 +6,13 @@ rounding; a rule that holds it in some cases only does not claim it.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
+from pathlib import Path
+from typing import Any
 
-from . import (
-    CRMOGM,
-    DWA,
-    FAMO,
-    IMTLG,
-    IMTLL,
-    MGDA,
-    AdaptiveWeights,
-    AdvAs,
-    AlignedMTL,
-    AngleBisector,
-    CAGrad,
-    ConFIG,
-    Constant,
-    DualProj,
-    FairGrad,
-    GeometricMean,
-    GradDrop,
-    GradNorm,
-    GradVac,
-    Krum,
-    Mean,
-    MoDo,
-    NashMTL,
-    NormBalance,
-    OrthogonalProjection,
-    PCGrad,
-    PINNAnnealing,
-    PINNNormAnnealing,
-    Random,
-    SDMGrad,
-    SmoothTchebycheff,
-    Sum,
-    TrimmedMean,
-    Uncertainty,
-    UPGrad,
-    VQGANWeight,
-)
+from .. import rules
+from ..rule import Rule
 from ._claim import NAMES, Claims
 
 __all__ = ["CLAIMS", "GAN_SCORES", "NAMES", "Claims", "claims_table"]
@@ -53,272 +20,157 @@ __all__ = ["CLAIMS", "GAN_SCORES", "NAMES", "Claims", "claims_table"]
 GAN_SCORES = {"real_score": 0.6, "fake_score": 0.3}
 """Mean scores for which `AdaptiveWeights` favours neither of its losses."""
 
+WORDS: dict[str, dict[str, Any]] = {
+    "no-conflict": {"non_conflicting": True},
+    "unit-length": {"degree": 0},
+    "scale-free": {"invariant_to_loss_scale": True},
+    "pareto": {"vanishes_only_where_stationary": True},
+    "linear": {"linear_under_scaling": True},
+    "ordered": {"permutation_equivariant": False},
+    "jumps": {"differentiable": False},
+    "blind": {"reads_gradients": False},
+}
+"""The words of the list below, each for a field of `Claims` whose value is not the default."""
+
+
+def _claims(rule: Rule, words: str, use: str, **fields: Any) -> Claims:
+    for word in words.split():
+        fields |= WORDS[word]
+    return Claims(rule, use, **fields)
+
+
 CLAIMS: tuple[Claims, ...] = (
-    Claims(
-        Sum(),
-        "a first baseline: what plain training does",
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        Mean(),
-        "the same with a step that does not grow with the number of losses",
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
+    _claims(rules.Sum(), "pareto linear blind", "a first baseline: what plain training does"),
+    _claims(rules.Mean(), "pareto linear blind", "the same with a step that does not grow with the number of losses"),
+    _claims(
+        rules.Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
+        "ordered pareto linear blind",
         "weights that you have tuned, and want to keep",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
-        reads_gradients=False,
     ),
-    Claims(
-        AngleBisector(),
+    _claims(
+        rules.AngleBisector(),
+        "no-conflict unit-length scale-free",
         "adversarial losses, or any few losses that must all fall at one rate, whatever their scales",
-        non_conflicting=True,
-        degree=0,
-        invariant_to_loss_scale=True,
     ),
-    Claims(
-        OrthogonalProjection(favour="a"),
+    _claims(
+        rules.OrthogonalProjection(favour="a"),
+        "no-conflict unit-length scale-free ordered",
         "one loss may be followed only as far as it leaves the others unchanged",
-        non_conflicting=True,
-        degree=0,
-        invariant_to_loss_scale=True,
-        permutation_equivariant=False,
         needs=("a",),
     ),
-    Claims(
-        OrthogonalProjection(favour="a", when="conflict"),
+    _claims(
+        rules.OrthogonalProjection(favour="a", when="conflict"),
+        "no-conflict unit-length scale-free ordered pareto",
         "one main loss, and auxiliary ones that must not rise",
         setting='(when="conflict")',
-        non_conflicting=True,
-        degree=0,
-        invariant_to_loss_scale=True,
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
         needs=("a",),
     ),
-    Claims(
-        AdaptiveWeights(real="a", fake="b"),
+    _claims(
+        rules.AdaptiveWeights(real="a", fake="b"),
+        "ordered",
         "a GAN's discriminator, guided by its own scores",
         degree=None,
-        permutation_equivariant=False,
         losses=(2, 16),
         signals=GAN_SCORES,
     ),
-    Claims(
-        AdaptiveWeights(real="a", fake="b", epsilon=0.0),
+    _claims(
+        rules.AdaptiveWeights(real="a", fake="b", epsilon=0.0),
+        "no-conflict unit-length scale-free ordered pareto",
         "the same without the paper's constant, which lets gradients conflict",
         setting="(epsilon=0)",
-        non_conflicting=True,
-        degree=0,
-        invariant_to_loss_scale=True,
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
         losses=(2, 2),
         signals=GAN_SCORES,
     ),
-    Claims(
-        AdvAs(penalty="a"),
-        "a GAN's generator with the AdvAs penalty",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        Random(),
-        "a litmus test: what does no better has learnt nothing",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        PCGrad(),
-        "a few tasks that conflict now and then",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
-    ),
-    Claims(
-        PCGrad(),
+    _claims(rules.AdvAs(penalty="a"), "ordered pareto", "a GAN's generator with the AdvAs penalty"),
+    _claims(rules.Random(), "ordered pareto linear blind", "a litmus test: what does no better has learnt nothing"),
+    _claims(rules.PCGrad(), "ordered pareto linear", "a few tasks that conflict now and then"),
+    _claims(
+        rules.PCGrad(),
+        "no-conflict pareto linear",
         "the same for two losses, where the order makes no difference",
         setting="(two losses)",
-        non_conflicting=True,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
         losses=(1, 2),
     ),
-    Claims(
-        GradVac(),
-        "many related tasks (languages, say) whose gradients usually agree",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
+    _claims(
+        rules.GradVac(), "ordered pareto linear", "many related tasks (languages, say) whose gradients usually agree"
     ),
-    Claims(
-        CRMOGM(AngleBisector()),
+    _claims(
+        rules.CRMOGM(rules.AngleBisector()),
+        "unit-length scale-free",
         "small batches: any other rule, its weights averaged over steps",
-        degree=0,
-        invariant_to_loss_scale=True,
     ),
-    Claims(
-        Krum(),
-        "gradients of several sources, a few of which may be corrupt",
-        vanishes_only_where_stationary=True,
-        losses=(4, 16),
-    ),
-    Claims(
-        TrimmedMean(),
-        "the same, coordinate by coordinate",
-        losses=(3, 16),
-    ),
-    Claims(
-        GradDrop(),
-        "many tasks, and noise to escape from compromises between them",
-        vanishes_only_where_stationary=True,
-        differentiable=False,
-    ),
-    Claims(
-        NormBalance(),
+    _claims(rules.Krum(), "pareto", "gradients of several sources, a few of which may be corrupt", losses=(4, 16)),
+    _claims(rules.TrimmedMean(), "", "the same, coordinate by coordinate", losses=(3, 16)),
+    _claims(rules.GradDrop(), "pareto jumps", "many tasks, and noise to escape from compromises between them"),
+    _claims(
+        rules.NormBalance(),
+        "unit-length scale-free pareto",
         "a codec or vocoder with many losses: say what share each one has",
-        degree=0,
-        invariant_to_loss_scale=True,
-        vanishes_only_where_stationary=True,
     ),
-    Claims(
-        VQGANWeight("a", "b"),
-        "a reconstruction and an adversarial loss in one generator",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        PINNAnnealing("a"),
+    _claims(rules.VQGANWeight("a", "b"), "ordered pareto", "a reconstruction and an adversarial loss in one generator"),
+    _claims(
+        rules.PINNAnnealing("a"),
+        "ordered pareto",
         "a physics-informed network whose boundary gradients are too small, as published",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
     ),
-    Claims(
-        PINNNormAnnealing("a"),
+    _claims(
+        rules.PINNNormAnnealing("a"),
+        "ordered pareto",
         "a physics-informed network whose boundary gradients are too small",
-        permutation_equivariant=False,
-        vanishes_only_where_stationary=True,
     ),
-    Claims(
-        GradNorm(),
-        "tasks that should train at one pace, whatever their scales",
-        invariant_to_loss_scale=True,
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        Uncertainty(),
+    _claims(rules.GradNorm(), "scale-free pareto", "tasks that should train at one pace, whatever their scales"),
+    _claims(
+        rules.Uncertainty(),
+        "pareto blind",
         "regression losses of different noise, from their values alone",
         degree=None,
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
     ),
-    Claims(
-        IMTLL(),
-        "losses of different scales, from their values alone",
-        degree=None,
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        DWA(),
-        "supervised tasks over many epochs, from their values alone",
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        FAMO(),
+    _claims(rules.IMTLL(), "pareto blind", "losses of different scales, from their values alone", degree=None),
+    _claims(rules.DWA(), "pareto blind", "supervised tasks over many epochs, from their values alone"),
+    _claims(
+        rules.FAMO(),
+        "scale-free pareto blind",
         "many tasks that should fall at one relative rate, from their values alone",
-        invariant_to_loss_scale=True,
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
     ),
-    Claims(
-        SmoothTchebycheff(),
-        "a chosen trade-off, one on a concave front too",
-        degree=None,
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        GeometricMean(),
-        "losses of different scales, with nothing to tune",
-        invariant_to_loss_scale=True,
-        vanishes_only_where_stationary=True,
-        reads_gradients=False,
-    ),
-    Claims(
-        UPGrad(),
+    _claims(rules.SmoothTchebycheff(), "pareto blind", "a chosen trade-off, one on a concave front too", degree=None),
+    _claims(rules.GeometricMean(), "scale-free pareto blind", "losses of different scales, with nothing to tune"),
+    _claims(
+        rules.UPGrad(),
+        "no-conflict pareto linear",
         "any losses that must not rise, each with a say in proportion to its gradient",
-        non_conflicting=True,
-        vanishes_only_where_stationary=True,
-        linear_under_scaling=True,
     ),
-    Claims(
-        DualProj(),
-        "the mean loss, as long as no loss rises",
-        non_conflicting=True,
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        MGDA(),
+    _claims(rules.DualProj(), "no-conflict pareto", "the mean loss, as long as no loss rises"),
+    _claims(
+        rules.MGDA(),
+        "no-conflict pareto",
         "losses that are all nearly solved, or finding out whether all can still fall",
-        non_conflicting=True,
-        vanishes_only_where_stationary=True,
     ),
-    Claims(
-        CAGrad(),
-        "the mean loss, with an eye on the loss that is worst off",
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        NashMTL(),
+    _claims(rules.CAGrad(), "pareto", "the mean loss, with an eye on the loss that is worst off"),
+    _claims(
+        rules.NashMTL(),
+        "no-conflict unit-length scale-free pareto",
         "tasks of very different scales that must all improve",
-        non_conflicting=True,
-        degree=0,
-        invariant_to_loss_scale=True,
-        vanishes_only_where_stationary=True,
     ),
-    Claims(
-        FairGrad(alpha=0.5),
+    _claims(
+        rules.FairGrad(alpha=0.5),
+        "no-conflict pareto",
         "a compromise between all tasks improving and the most improvement in sum",
-        setting="(alpha=0.5)",
-        non_conflicting=True,
         degree=1 / 3,
-        vanishes_only_where_stationary=True,
+        setting="(alpha=0.5)",
     ),
-    Claims(
-        ConFIG(),
+    _claims(
+        rules.ConFIG(),
+        "",
         "a physics-informed network: losses of very different scales, the step as long as they agree",
     ),
-    Claims(
-        IMTLG(),
+    _claims(
+        rules.IMTLG(),
+        "",
         "equal progress on a few tasks; for more than two prefer AngleBisector or ConFIG, which cannot turn round",
     ),
-    Claims(
-        AlignedMTL(),
-        "tasks whose gradients are nearly parallel or of very different norms",
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        SDMGrad(),
-        "small batches, and the mean loss matters most",
-        vanishes_only_where_stationary=True,
-    ),
-    Claims(
-        MoDo(),
-        "small batches: MGDA's weights, approached over many steps",
-        degree=None,
-        vanishes_only_where_stationary=True,
-    ),
+    _claims(rules.AlignedMTL(), "pareto", "tasks whose gradients are nearly parallel or of very different norms"),
+    _claims(rules.SDMGrad(), "pareto", "small batches, and the mean loss matters most"),
+    _claims(rules.MoDo(), "pareto", "small batches: MGDA's weights, approached over many steps", degree=None),
 )
 """The rules of `gradweight.rules`, each with what it claims."""
 
@@ -353,5 +205,14 @@ def _mark(claimed: bool) -> str:
     return "yes" if claimed else ""
 
 
+def write_table(page: Path) -> None:
+    """Put the table between the marks of a Markdown page."""
+    before, marked = page.read_text().split("<!-- claims:", 1)
+    mark, rest = marked.split("-->", 1)
+    after = rest.split("<!-- end of claims -->", 1)[1]
+    page.write_text(f"{before}<!-- claims:{mark}-->\n{claims_table()}\n\n<!-- end of claims -->{after}")
+
+
 if __name__ == "__main__":
-    print(claims_table())
+    for page in sys.argv[1:]:
+        write_table(Path(page))

@@ -31,9 +31,8 @@ class DualProj:
 
     Example:
         >>> import numpy as np
-        >>> rows = np.array([[-4.0, 1.0, 1.0], [6.0, 1.0, 1.0]])
-        >>> (DualProj()(rows @ rows.T) @ rows).round(4)
-        array([0.5556, 1.1111, 1.1111])
+        >>> DualProj()(np.array([[1.0, -2.0], [-2.0, 9.0]]))       # the mean has <d, g_1> = -1/2 before
+        array([1. , 0.5])
 
     Reference:
         Lopez-Paz, Ranzato. Gradient Episodic Memory for Continual Learning. NeurIPS 2017, arXiv:1706.08840,

@@ -25,7 +25,7 @@ class DWA:
         period: steps that a loss is averaged over, >= 1: an epoch in the paper.
 
     Signals:
-        losses: come by themselves; positive.
+        losses: supplied automatically; positive.
 
     Raises:
         ValueError: an argument out of its range.

@@ -29,7 +29,7 @@ class FAMO:
         minimum: lower bound of the losses, subtracted before the logarithm.
 
     Signals:
-        losses: come by themselves; above ``minimum`` (what is not is left out).
+        losses: supplied automatically; above ``minimum`` (what is not is left out).
 
     Raises:
         ValueError: an argument out of its range.

@@ -21,7 +21,7 @@ class GeometricMean:
     leaves out a loss whose gradient is exactly zero.
 
     Signals:
-        losses: come by themselves; positive (what is not is left out).
+        losses: supplied automatically; positive (what is not is left out).
 
     Example:
         >>> import numpy as np

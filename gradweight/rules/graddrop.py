@@ -26,8 +26,8 @@ class GradDrop:
         seed: of the draws.
 
     Signals:
-        step: number of the step, which comes by itself.
-        offset: how many coordinates come before these, which comes by itself: every coordinate has its own draw, the
+        step: number of the step, supplied automatically.
+        offset: how many coordinates come before these, supplied automatically: every coordinate has its own draw, the
             same on every process, whichever part of the gradients that holds.
 
     Raises:

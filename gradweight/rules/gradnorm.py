@@ -25,7 +25,7 @@ class GradNorm:
         alpha: how strongly to hold back losses that train fast, >= 0; 0 makes all norms equal.
 
     Signals:
-        losses: come by themselves; positive.
+        losses: supplied automatically; positive.
 
     Raises:
         ValueError: alpha out of its range.

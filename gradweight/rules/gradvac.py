@@ -35,7 +35,7 @@ class GradVac:
         seed: of the random orders, which are a function of the seed and the step.
 
     Signals:
-        step: number of the step, which comes by itself.
+        step: number of the step, supplied automatically.
 
     Raises:
         ValueError: beta out of its range.

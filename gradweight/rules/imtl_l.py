@@ -31,7 +31,7 @@ class IMTLL:
         initial: the ``v_i`` to start from, > 0.
 
     Signals:
-        losses: come by themselves; positive.
+        losses: supplied automatically; positive.
 
     Raises:
         ValueError: an argument out of its range.

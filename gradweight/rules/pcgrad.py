@@ -30,7 +30,7 @@ class PCGrad:
             after a resume.
 
     Signals:
-        step: number of the step, which comes by itself.
+        step: number of the step, supplied automatically.
 
     Example:
         >>> import numpy as np

@@ -24,7 +24,7 @@ class PINNAnnealing:
         alpha: how fast the weights follow, in (0, 1].
 
     Signals:
-        names, max_abs, mean_abs: come by themselves.
+        names, max_abs, mean_abs: supplied automatically.
 
     Raises:
         ValueError: alpha out of its range; the step has no loss of that name.
@@ -78,7 +78,7 @@ class PINNNormAnnealing:
         alpha: how fast the weights follow, in (0, 1].
 
     Signals:
-        names: come by themselves.
+        names: supplied automatically.
 
     Raises:
         ValueError: alpha out of its range; the step has no loss of that name.

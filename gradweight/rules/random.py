@@ -21,7 +21,7 @@ class Random:
             resume.
 
     Signals:
-        step: number of the step, which comes by itself.
+        step: number of the step, supplied automatically.
 
     Example:
         >>> import numpy as np

@@ -28,7 +28,7 @@ class SmoothTchebycheff:
         ideal: name -> z_i, the best value that the loss can reach; None: 0 each.
 
     Signals:
-        losses: come by themselves.
+        losses: supplied automatically.
 
     Raises:
         ValueError: an argument out of its range; a loss without a preference or an ideal.

@@ -29,7 +29,7 @@ class TrimmedMean:
         array([2.5, 2.5])
 
     Signals:
-        reaches: which losses reach the parameter, where ``rows`` is a part of it; comes by itself.
+        reaches: which losses reach the parameter, where ``rows`` is a part of it; supplied automatically.
 
     Reference:
         Yin, Chen, Ramchandran, Bartlett. Byzantine-Robust Distributed Learning: Towards Optimal Statistical Rates.

@@ -32,7 +32,7 @@ class Uncertainty:
         initial: the variances to start from, > 0.
 
     Signals:
-        losses: come by themselves; positive.
+        losses: supplied automatically; positive.
 
     Raises:
         ValueError: an argument out of its range.

@@ -23,7 +23,7 @@ class VQGANWeight:
         most: bound on the ratio, > 0.
 
     Signals:
-        names: come by themselves. A step without either loss has weight 1 throughout.
+        names: supplied automatically. A step without either loss has weight 1 throughout.
 
     Raises:
         ValueError: an argument out of its range; called without `names`.
