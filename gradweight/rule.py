@@ -39,13 +39,14 @@ operations gains nothing by it.
 
 from __future__ import annotations
 
+import functools
+import importlib
 import inspect
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
 
 import array_api_compat
-import array_api_compat.numpy
 import array_api_compat.torch
 import numpy as np
 import torch
@@ -102,8 +103,14 @@ def array_namespace(array: Array) -> Any:
     if isinstance(array, torch.Tensor):
         return array_api_compat.torch
     if isinstance(array, np.ndarray | np.generic):
-        return array_api_compat.numpy
+        return _numpy_namespace()
     return array_api_compat.array_namespace(array)
+
+
+@functools.cache
+def _numpy_namespace() -> Any:
+    # it loads all of NumPy, which takes longer to import than this package
+    return importlib.import_module("array_api_compat.numpy")
 
 
 @dataclass(frozen=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import ParamSpec, TypeVar
 
 import torch
 
@@ -50,23 +50,14 @@ def compiled_once(body: Callable[P, R]) -> Callable[P, R]:
         body: a pure function of arrays, whose results are new arrays and not views of its arguments.
     """
 
-    # The None keeps Dynamo from reusing a trace by comparing guards, which fails on globals of array_api_compat.
-    # Equal regions are still compiled once.
-    @torch.compiler.nested_compile_region
-    def region(*args: Any) -> tuple[R, None]:
-        return body(*args), None  # type: ignore[call-arg]
-
     @functools.wraps(body)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_dynamo_compiling() and not _transformed():
-            result: R = region(*args)[0]
-            return result
+        if torch.compiler.is_dynamo_compiling():
+            from ._regions import region, transformed
+
+            if not transformed():  # regions have no rule for vmap and grad
+                result: R = region(body, *args, **kwargs)[0]
+                return result
         return body(*args, **kwargs)
 
     return call
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _transformed() -> bool:
-    # regions have no rule for vmap and grad; torch offers no public way to ask whether one of them is at work
-    return torch._C._functorch.maybe_current_level() is not None
