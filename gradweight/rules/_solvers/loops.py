@@ -53,7 +53,7 @@ def compiled_once(body: Callable[P, R]) -> Callable[P, R]:
     @functools.wraps(body)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         if torch.compiler.is_dynamo_compiling():
-            from ._regions import region, transformed
+            from .regions import region, transformed
 
             if not transformed():  # regions have no rule for vmap and grad
                 result: R = region(body, *args, **kwargs)[0]
