@@ -4,7 +4,7 @@
     python -m benchmarks                   # the numbers of docs/speed.md; longer
     python -m benchmarks --device cuda     # under eight minutes on a GPU
 
-Quick runs write below ``build/benchmarks/``, so that they replace no number that is cited. In quick mode and
+Results go below ``build/``, so that they replace no number that is cited, unless ``--cite`` says so. In quick mode and
 on a GPU every script has a time of its own, after which it is told to stop; what it has written by then stays, and it
 draws that. Full runs on a CPU take the time that they take.
 """
@@ -16,9 +16,8 @@ import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
+from benchmarks.folders import ROOT, add_output_arguments
 
 # the steps of 88 M parameters take seconds each: what is like something else that is measured is left out
 BIG = "gradweight AngleBisector,sequential,conflictfree,paper"
@@ -58,7 +57,7 @@ CUDA: Plan = [
 
 def run(command: list[str], seconds: float | None) -> str:
     """Run a script, for so many seconds at most: how it ended."""
-    with subprocess.Popen(command) as process:
+    with subprocess.Popen(command, cwd=ROOT) as process:
         try:
             code = process.wait(seconds)
             return "done" if code == 0 else f"failed with exit code {code}"
@@ -76,20 +75,21 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="few rounds and small sizes")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
     parser.add_argument("--only", default=None, help="comma-separated scripts: overhead, step, memory, losses, advas")
-    parser.add_argument("--out", type=Path, default=None, help="a folder for all results")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
     plan = CUDA if arguments.device == "cuda" else QUICK if arguments.quick else FULL
     if arguments.only:
         plan = [part for part in plan if part[0] in arguments.only.split(",")]
-    out = arguments.out or (HERE.parent / "build" / "benchmarks" if arguments.quick else None)
 
     outcomes = []
     for script, options, seconds in plan:
-        command = [sys.executable, str(HERE / f"{script}.py"), *options]
+        command = [sys.executable, "-m", f"benchmarks.cost.{script}", *options]
         if arguments.quick and "--quick" not in options:
             command.append("--quick")
-        if out is not None:
-            command += ["--out", str(out / script / ("cuda" if arguments.device == "cuda" else ""))]
+        if arguments.cite:
+            command.append("--cite")
+        if arguments.out is not None:
+            command += ["--out", str(arguments.out / script / ("cuda" if arguments.device == "cuda" else ""))]
         print(f"\n=== {script} {' '.join(options)}", flush=True)
         start = time.perf_counter()
         outcome = run(command, seconds)

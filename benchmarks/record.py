@@ -20,6 +20,7 @@ from typing import Any
 import torch
 
 import gradweight
+from benchmarks.folders import ROOT, add_output_arguments, output_folder
 
 
 def machine_record() -> dict[str, Any]:
@@ -45,19 +46,18 @@ def machine_record() -> dict[str, Any]:
     }
 
 
-def device_arguments(parser: argparse.ArgumentParser, out: Path) -> argparse.Namespace:
+def device_arguments(parser: argparse.ArgumentParser, name: str) -> argparse.Namespace:
     """Parse the command line with the options that every measurement of cost has.
 
-    Results from a GPU go to a folder of their own, ``cuda`` in ``out``, so that they never mix with those of a CPU.
+    Results go to `output_folder` of ``name``; those from a GPU to a folder ``cuda`` in it, so that they never mix with
+    those of a CPU.
     """
     parser.add_argument("--device", default="cpu", type=torch.device, help="cpu or cuda")
     parser.add_argument("--seconds", type=float, default=float("inf"), help="no round of a cell starts after these")
     parser.add_argument("--quick", action="store_true", help="a fifth of the rounds, the smaller sizes")
-    parser.add_argument("--out", type=Path, default=None, help="where results go")
+    add_output_arguments(parser)
     arguments = parser.parse_args()
-    if arguments.out is None:
-        arguments.out = out if arguments.device.type == "cpu" else out / arguments.device.type
-    arguments.out.mkdir(parents=True, exist_ok=True)
+    arguments.out = output_folder(arguments, name if arguments.device.type == "cpu" else f"{name}/{arguments.device}")
     return arguments
 
 
@@ -102,7 +102,9 @@ def _gpu() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """The command line, with the script's path as seen from the repository's root, whatever it was called by."""
-    script, root = Path(sys.argv[0]).resolve(), Path(__file__).resolve().parent.parent
-    name = script.relative_to(root).as_posix() if script.is_relative_to(root) else script.name
-    return shlex.join(["python", name, *sys.argv[1:]])
+    """The command line, with the module's name where it is one of the repository, however it was called."""
+    script, root = Path(sys.argv[0]).resolve(), ROOT
+    if not script.is_relative_to(root):
+        return shlex.join(["python", script.name, *sys.argv[1:]])
+    module = ".".join(script.relative_to(root).with_suffix("").parts).removesuffix(".__main__")
+    return shlex.join(["python", "-m", module, *sys.argv[1:]])

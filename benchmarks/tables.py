@@ -1,6 +1,6 @@
 """Writes the tables of docs/speed.md from the results of the measurements: no number there is typed by hand.
 
-    python benchmarks/tables.py [--check]
+    python -m benchmarks.tables [--check]
 
 What stands between ``<!-- table: NAME -->`` and ``<!-- end -->`` is replaced; ``--check`` changes nothing and fails if
 something would change.
@@ -16,9 +16,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-ROOT = Path(__file__).resolve().parents[1]
+from benchmarks.folders import CITED, ROOT
+
 PAGE = ROOT / "docs" / "speed.md"
-RESULTS = ROOT / "benchmarks" / "results"
 
 Rows = list[list[str]]
 
@@ -177,7 +177,7 @@ def targets(results: Path, device: str) -> str:
 TABLES = {"step": step, "memory": memory, "overhead": overhead, "losses": losses, "advas": advas}
 
 
-def filled(page: str, results: Path = RESULTS) -> str:
+def filled(page: str, results: Path = CITED) -> str:
     """The page with every table as the results have it; a table without results says so."""
 
     def table(match: re.Match[str]) -> str:
@@ -201,7 +201,7 @@ def main() -> None:
     page = PAGE.read_text()
     new = filled(page)
     if arguments.check and new != page:
-        sys.exit(f"{PAGE.name} is not what the results say: run python benchmarks/tables.py")
+        sys.exit(f"{PAGE.name} is not what the results say: run python -m benchmarks.tables")
     PAGE.write_text(new)
 
 

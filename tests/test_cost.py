@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from benchmarks.counting import count
+from benchmarks.cost.counting import count
 from gradweight import MultiObjectiveGradient
 from gradweight.linalg.gram import CUTS, gram
 from gradweight.linalg.weighted_sum import weighted_sum

@@ -63,7 +63,7 @@ def test_the_ring_where_the_plain_gan_is_stable() -> None:
     summary = results("ring_stable", "ring")["summary (mean, margin of 95%)"]
     plain, weighted = (summary["methods"][method]["modes"][0] + 1e-9 for method in ("plain", "aw"))
     mean, margin = summary["minus plain"]["aw"]["modes"]
-    written = " ".join(page("benchmarks/ring.py").split())
+    written = " ".join(page("benchmarks/studies/ring/compare.py").split())
     assert f"covers {plain:.1f} modes in the mean over 8 seeds and the weighted one {weighted:.1f}" in written
     assert f"interval of the difference {mean - margin:.1f} to {mean + margin:.1f})" in written
 

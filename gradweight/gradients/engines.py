@@ -16,7 +16,7 @@
 
 A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
 graphs of all the other losses, which nearly doubles a step where two losses have separate batches: what
-``benchmarks/losses.py`` finds of TorchJD's batched way.
+``benchmarks/cost/losses.py`` finds of TorchJD's batched way.
 """
 
 from __future__ import annotations

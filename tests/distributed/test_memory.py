@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.distributed_memory import keep, measure, table
+from benchmarks.cost.distributed_memory import keep, measure, table
 from benchmarks.record import machine_record
 
 from .pool import Pool

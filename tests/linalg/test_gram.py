@@ -10,7 +10,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from benchmarks.counting import Launches, launches
+from benchmarks.cost.counting import Launches, launches
 from gradweight.linalg import gram as module
 from gradweight.linalg.gram import CUTS, Cut, gram
 

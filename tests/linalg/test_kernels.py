@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.counting import launches
+from benchmarks.cost.counting import launches
 from gradweight import MultiObjectiveGradient
 from gradweight.linalg import kernels
 from gradweight.linalg.gram import gram

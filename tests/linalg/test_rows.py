@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from benchmarks.counting import launches
+from benchmarks.cost.counting import launches
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.linalg import cache_blocked as piecewise

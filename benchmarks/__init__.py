@@ -1,0 +1,1 @@
+"""Measurements: what a step costs, rules among themselves, and studies of what training gains."""

@@ -1,0 +1,140 @@
+"""How much memory does a step take at its peak, beyond the step on the summed loss?
+
+    python -m benchmarks.cost.memory [--cells mlp,dcgan,...] [--device cuda] [--quick]
+
+The cells and variants of `step`. Each variant starts from a fresh network and takes two steps; what
+it held at its peak, less the state of Adam, is what activations, gradients and combination need together. Beyond the
+plain step there are m - 1 further gradients if they are combined in place, and m if they are kept for accumulation:
+the floors, in units of the parameters' size. A step that peaks in its activations, before it has all gradients, stays
+below them. The numbers are bytes counted by the allocator, not times: any machine gives the same. Results are written
+after every cell to ``benchmarks/results/memory/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.cost.cells import CELLS, Cell, cells_to_run
+from benchmarks.cost.peak import peak_bytes
+from benchmarks.cost.variants import PLAIN, Problem, plain, variants
+from benchmarks.record import device_arguments, keep_by_cell, machine_record
+
+
+def peak_of(make: Callable[[Problem], Callable[[], None]], cell: Cell, device: torch.device) -> int:
+    """Bytes at the peak of two steps beyond the parameters, the batch and Adam's state."""
+    problem = Problem.of(cell, device)
+    step = make(problem)
+
+    def two_steps() -> None:
+        step()
+        step()
+
+    peak = peak_bytes(two_steps, device)
+    state = [t for of_one in problem.base.state.values() for t in of_one.values() if isinstance(t, Tensor)]
+    return peak - sum(t.nbytes for t in state)
+
+
+def measure(name: str, device: torch.device, parts: str) -> dict[str, Any]:
+    """The peak of every variant of a cell."""
+    cell = CELLS[name]
+    peaks: dict[str, int] = {}
+    failed: dict[str, str] = {}
+    if device.type == "cuda":
+        peak_of(plain, cell, device)  # the libraries' workspaces are allocated once and stay
+    for variant, make in tqdm(variants(cell, parts=parts).items(), desc=cell.title_on(device), leave=False):
+        try:
+            peaks[variant] = peak_of(make, cell, device)
+        except Exception as error:
+            if variant.startswith("gradweight"):
+                raise
+            # a peer's limits are a result, too
+            failed[variant] = f"{type(error).__name__}: {' '.join(str(error).split())[:200]}"
+        gc.collect()
+    problem = Problem.of(cell, device)
+    size = sum(p.nbytes for p in problem.net.parameters())
+    m = len(problem.losses())
+    return {
+        "cell": name,
+        "title": cell.title_on(device),
+        "device": device.type,
+        "losses": m,
+        "parameter_bytes": size,
+        "floor_in_place": m - 1,
+        "floor_kept": m,
+        "peak_bytes": peaks,
+        "extra_in_parameters": {variant: round((peak - peaks[PLAIN]) / size, 3) for variant, peak in peaks.items()},
+        "failed": failed,
+        "machine": machine_record(),
+    }
+
+
+def draw(results: list[dict[str, Any]], path: Path) -> None:
+    """A line for each cell: how many times the parameters each variant holds beyond the plain step."""
+    shown = {
+        "gradweight AngleBisector, in place": ("ours, in place", "#0072b2", "o"),
+        "gradweight AngleBisector": ("ours, kept for accumulation", "#56b4e9", "s"),
+        "TorchJD UPGrad, sequential, Gramian path": ("TorchJD UPGrad, sequential", "#e69f00", "^"),
+        "TorchJD ConFIG, sequential": ("TorchJD ConFIG, sequential", "#d55e00", "v"),
+        "conflictfree ConFIG": ("conflictfree", "#777777", "D"),
+    }
+    figure, axes = plt.subplots(figsize=(9, 0.6 * len(results) + 1.6), layout="constrained")
+    for i, result in enumerate(results):
+        for floor in (result["floor_in_place"], result["floor_kept"]):
+            axes.plot([floor, floor], [i - 0.35, i + 0.35], color="black", lw=1.2)
+        for variant, (_, colour, marker) in shown.items():
+            if variant in result["extra_in_parameters"]:
+                axes.plot(result["extra_in_parameters"][variant], i, marker, color=colour, ms=7, alpha=0.85)
+    for label, colour, marker in shown.values():
+        axes.plot([], [], marker, color=colour, label=label)
+    axes.plot([], [], color="black", lw=1.2, label="floors: m - 1 in place, m kept")
+    axes.set_yticks(range(len(results)), [f"{r['title']} (m = {r['losses']})" for r in results], fontsize=8)
+    axes.invert_yaxis()
+    axes.set_xscale("symlog", linthresh=5)
+    axes.set_xlim(-0.5, 1.4 * max(5, *(x for r in results for x in r["extra_in_parameters"].values())))
+    axes.set_xticks([0, 1, 2, 3, 4, 5, 10, 20, 50, 100], ["0", "1", "2", "3", "4", "5", "10", "20", "50", "100"])
+    axes.minorticks_off()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_xlabel("peak memory beyond the plain step / size of the parameters")
+    figure.legend(fontsize=8, loc="outside right upper")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cells", default=None, help="comma-separated: " + ", ".join(CELLS))
+    parser.add_argument("--variants", default="", help="comma-separated parts of names; default: all")
+    arguments = device_arguments(parser, "memory")
+
+    for cell in cells_to_run(arguments.cells, arguments.device, arguments.quick):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the peers
+            result = measure(cell, arguments.device, arguments.variants)
+        plain_peak = result["peak_bytes"][PLAIN]
+        print(f"\n{result['title']}: parameters {result['parameter_bytes'] / 2**20:.2f} MiB, plain step at its peak")
+        print(
+            f"  {plain_peak / 2**20:.2f} MiB; floors beyond it: {result['floor_in_place']} and {result['floor_kept']}"
+        )
+        for name, extra in result["extra_in_parameters"].items():
+            ratio = result["peak_bytes"][name] / plain_peak
+            print(f"  {name:<44} {extra:7.3f} parameters   {ratio:6.3f} x the plain peak")
+        for name, error in result["failed"].items():
+            print(f"  {name:<44} not run: {error}")
+        draw(keep_by_cell(arguments.out / "memory.json", result, CELLS), arguments.out / "memory.png")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,206 @@
+"""What does the combination cost by itself, for k parameters and m losses?
+
+    python -m benchmarks.cost.overhead [--ks 10000,...] [--ms 2,...] [--memory GIB] [--device cuda] [--quick]
+
+The combination is what happens between gradients that exist and a direction in ``.grad``: Gram matrix, rule,
+weighted sum. Measured, with the gradients in tensors of at most 2 ** 22 elements:
+
+- **counts**, by a dispatch mode (``benchmarks/cost/counting.py``), where k <= 1e7: operations per parameter, to be held
+  against m (m + 1) + 2 m - 1 (at m = 2 the 9 k of the first paper); elements moved per parameter through a cache of
+  32 MiB, against the 2 m + 1 of reading each gradient twice and writing the direction once; operators dispatched;
+  k-sized allocations.
+- **time**, as a share of the bandwidth that a plain copy of k elements reaches, the two in turn: (2 m + 1) k elements
+  over the time of the combination, to 2 k over that of the copy.
+- **launches**: operators dispatched, and the time, for a million parameters in 1 to 1,000 tensors.
+
+Results are written after every row to ``benchmarks/results/overhead/``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import statistics
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from benchmarks.cost.counting import count
+from benchmarks.cost.kernels import by_kernels
+from benchmarks.cost.timing import interleaved, quartiles
+from benchmarks.record import device_arguments, machine_record
+from gradweight.linalg.gram import gram
+from gradweight.linalg.rows import Row
+from gradweight.linalg.weighted_sum import weighted_sum
+from gradweight.rules import AngleBisector
+
+LARGEST_TENSOR = 2**22
+COUNTED_UP_TO = 10**7
+
+
+def pieces(k: int, tensors: int) -> list[int]:
+    """k split into so many sizes that differ by at most 1."""
+    return [k // tensors + (i < k % tensors) for i in range(tensors)]
+
+
+def combination(k: int, m: int, tensors: int, device: torch.device) -> Callable[[], None]:
+    """One combination of m gradients of k elements each into a direction that is kept."""
+    sizes = pieces(k, tensors)
+    rows: list[Row] = [[torch.randn(n, device=device) for n in sizes] for _ in range(m)]
+    out: list[Tensor | None] = [torch.zeros(n, device=device) for n in sizes]
+    rule = AngleBisector()
+
+    def run() -> None:
+        weighted_sum(rows, rule(gram(rows)), out)
+
+    return run
+
+
+def copy(k: int, device: torch.device) -> Callable[[], None]:
+    """A plain copy of k elements."""
+    source, target = torch.randn(k, device=device), torch.zeros(k, device=device)
+
+    def run() -> None:
+        target.copy_(source)
+
+    return run
+
+
+def measure(k: int, m: int, tensors: int, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
+    """Counts and times for one size."""
+    ours = combination(k, m, tensors, device)
+    result: dict[str, Any] = {"k": k, "m": m, "tensors": tensors, "floor_operations": m * (m + 1) + 2 * m - 1}
+    result["floor_moved"] = 2 * m + 1
+    if k <= COUNTED_UP_TO:
+        counted = count(ours, min(500, k // tensors))
+        result |= {
+            "operations": round(counted.operations / k, 4),
+            "moved": round(counted.moved / k, 4),
+            "launches": counted.launches,
+            # of a size that comes near a gradient's: the sums of many pieces are not what is meant
+            "allocations": count(ours, max(500, k // tensors // 4)).allocations,
+            "not_counted": sorted(counted.unknown),
+        }
+    ways = {"combination": ours, "copy": copy(k, device)}
+    if device.type == "cuda":
+        ways["kernels"] = by_kernels(ours, device)
+    times = interleaved(ways, rounds=rounds, seconds=seconds, warmups=3, device=device, title=f"k = {k:.0e}, m = {m}")
+
+    def shares(way: str) -> list[float]:
+        return quartiles([(2 * m + 1) / 2 * c / t for t, c in zip(times[way], times["copy"], strict=True)])
+
+    if "kernels" in times:
+        result["kernels_ms"] = round(statistics.median(times["kernels"]) * 1e3, 4)
+        result["kernels_share_quartiles"] = shares("kernels")
+    return result | {
+        "combination_ms": round(statistics.median(times["combination"]) * 1e3, 4),
+        "copy_ms": round(statistics.median(times["copy"]) * 1e3, 4),
+        "share_quartiles": shares("combination"),
+    }
+
+
+def draw(results: list[dict[str, Any]], launches: list[dict[str, Any]], path: Path) -> None:
+    """Left: share of the copy's bandwidth over k, a line for each m. Right: time over the number of tensors."""
+    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
+    sizes = sorted({r["m"] for r in results})
+    ends = []
+    for m, colour in zip(sizes, plt.cm.viridis([0.0, 0.3, 0.55, 0.8, 0.95]), strict=False):
+        rows = sorted((r for r in results if r["m"] == m), key=lambda r: r["k"])
+        ks = [r["k"] for r in rows]
+        low, median, high = zip(*(r["share_quartiles"] for r in rows), strict=True)
+        left.plot(ks, median, "o-", color=colour, ms=4)
+        left.fill_between(ks, low, high, color=colour, alpha=0.15, lw=0)
+        ends.append((min(median[-1], 1.2), ks[-1], f"m = {m}", colour))
+    free = -1.0
+    for y, x, label, colour in sorted(ends):  # from below, each label clear of the last
+        free = max(y, free + 0.06)
+        left.annotate(label, (x, free), textcoords="offset points", xytext=(7, -3), color=colour, fontsize=8)
+    left.axhline(0.7, color="black", lw=0.8, ls="--")
+    left.text(min(r["k"] for r in results), 0.72, "target for k >= 25 M", fontsize=8)
+    left.set_xscale("log")
+    left.set_xlim(None, 6 * max(r["k"] for r in results))
+    left.set_ylim(0, 1.3)
+    left.set_xlabel("parameters k")
+    left.set_ylabel("bandwidth of the combination / of a plain copy")
+    right.plot([r["tensors"] for r in launches], [r["combination_ms"] for r in launches], "o-", color="#0072b2")
+    for r in launches:
+        right.annotate(
+            f"{r['launches']} operators",
+            (r["tensors"], r["combination_ms"]),
+            textcoords="offset points",
+            xytext=(-4, 7),
+            ha="right",
+            fontsize=8,
+        )
+    right.set_xscale("log")
+    right.set_yscale("log")
+    right.margins(y=0.12)
+    right.set_xlim(0.1, None)
+    right.set_xlabel("tensors that a million parameters lie in (m = 2)")
+    right.set_ylabel("combination (ms)")
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--ks", default=None, help="comma-separated; default 1e4 to 1e9, quick 1e4 to 1e7")
+    parser.add_argument("--ms", default="2,3,4,8,16", help="comma-separated")
+    parser.add_argument("--memory", type=float, default=2.0, help="GiB that gradients and direction may take")
+    parser.add_argument("--rounds", type=int, default=None)
+    arguments = device_arguments(parser, "overhead")
+    largest = 7 if arguments.quick else 9
+    ks = [int(float(k)) for k in (arguments.ks or ",".join(f"1e{i}" for i in range(4, largest + 1))).split(",")]
+    if arguments.ks is None and not arguments.quick:
+        ks.append(25_000_000)
+    rounds = arguments.rounds or (7 if arguments.quick else 21)
+    device, seconds = arguments.device, min(arguments.seconds, 10.0)
+
+    def fits(k: int, m: int) -> bool:
+        return 4 * k * (m + 3) <= arguments.memory * 2**30  # and the two tensors of the copy
+
+    def save() -> None:
+        record = {"machine": machine_record(), "device": device.type, "sizes": results, "tensors": launches}
+        (arguments.out / "overhead.json").write_text(json.dumps(record, indent=2) + "\n")
+
+    results: list[dict[str, Any]] = []
+    launches: list[dict[str, Any]] = []
+    cases = [(k, m) for m in map(int, arguments.ms.split(",")) for k in sorted(ks) if fits(k, m)]
+    print(
+        "         k   m  operations/k  moved/k (floor)  operators  allocations   ms        share of a copy's bandwidth"
+    )
+    try:
+        for k, m in tqdm(cases, leave=False):
+            r = measure(k, m, -(-k // LARGEST_TENSOR), device, rounds, seconds)
+            results.append(r)
+            save()
+            counts = " " * 50
+            if "operations" in r:
+                counts = f"{r['operations']:8.2f}      {r['moved']:8.2f} ({r['floor_moved']:2})"
+                counts += f"  {r['launches']:9}  {r['allocations']:11}"
+            low, median, high = r["share_quartiles"]
+            line = f"{k:10} {m:3}  {counts}   {r['combination_ms']:8.3f}  {median:.2f} [{low:.2f}, {high:.2f}]"
+            if "kernels_ms" in r:
+                line += f"   Triton {r['kernels_ms']:8.3f}  {r['kernels_share_quartiles'][1]:.2f}"
+            print(line)
+        print("\na million parameters, m = 2, in so many tensors: operators, ms")
+        for tensors in (1, 10, 100, 1000):
+            r = measure(10**6, 2, tensors, device, rounds, seconds)
+            launches.append(r)
+            save()
+            print(f"{tensors:6}  {r['launches']:8}  {r['combination_ms']:8.3f}")
+    finally:  # whoever is stopped draws what there is
+        if results:
+            draw(results, launches, arguments.out / "overhead.png")
+
+
+if __name__ == "__main__":
+    main()

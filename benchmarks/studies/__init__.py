@@ -1,0 +1,1 @@
+"""What training gains: one folder a study, its report and its figure beside it."""

@@ -1,0 +1,1 @@
+"""Angles between gradients, scores, and the grid of settings."""

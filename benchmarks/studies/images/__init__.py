@@ -1,0 +1,1 @@
+"""GANs on small images."""

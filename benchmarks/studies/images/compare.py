@@ -1,0 +1,280 @@
+"""DCGAN and SN-GAN on images of 32 x 32: plain, with adaptive weights, with AdvAs, and with both.
+
+    python -m benchmarks.studies.images.compare --setting small          # two cores, about ten minutes
+    python -m benchmarks.studies.images.compare --setting full --device cuda   # a GPU, at most 25 minutes
+
+Writes, to benchmarks/results/images/, the metrics of every run as it goes (runs.csv), the picture of classifier-FID
+over generator steps and over training time (images.png), samples of the first seed (samples.png), and the summary with
+the machine record (images.json). The same command again goes on where the last one stopped; finished runs are kept.
+
+Claims. Adaptive Weighted Discriminator (CVPR 2021, arXiv:2012.03149, section 4): aw-SN-GAN has a lower FID than SN-GAN
+(12.3 against 21.7 on CIFAR-10) and gets there in fewer epochs. AdvAs (arXiv:2010.01274, section 5): with as many
+discriminator steps, the penalty lowers FID per generator step, and over time too, though a step costs more. Neither
+paper used Fashion-MNIST, and the networks here are narrow and trained for a short time unless the setting is `full`:
+this asks whether the order of the methods is the same, and cannot reproduce a number.
+
+**classifier-FID is not FID**: the features are those of a small classifier of the same data (`classifier.py`, its
+weights lie beside the results). All methods start from the same networks and see the same data and noise at one seed.
+
+Numbers of the training time are of the processor on a CPU, so that what else the machine does counts little, and of
+the clock on a GPU, where several runs share it with `--workers` and slow each other down alike. Measuring is left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import json
+import math
+import multiprocessing
+import os
+import signal
+import time
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from benchmarks.folders import add_output_arguments, output_folder
+from benchmarks.record import machine_record
+from benchmarks.studies.images.classifier import METRICS, Judge, trained
+from benchmarks.studies.images.datasets import DATASETS, Images
+from benchmarks.studies.images.models import NOISE, SETTINGS, networks
+from benchmarks.studies.images.report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
+from benchmarks.studies.images.training import METHODS, sample, to_bytes, train
+
+COLUMNS = ("network", "method", "seed", "step", "seconds", *METRICS)
+
+
+@dataclass(frozen=True)
+class Size:
+    """How much is trained: width and generator steps of each network, Adam's rate; how often and on what to measure."""
+
+    widths: dict[str, int]
+    steps: dict[str, int]
+    rate: float
+    batch: int
+    looks: int
+    judged: int
+    seeds: int
+    minutes: float
+
+
+SIZES = {
+    # two cores, ten minutes: narrow networks, which take a higher rate, and the start of the training only
+    "small": Size({"dcgan": 16, "sngan": 8}, {"dcgan": 1200, "sngan": 200}, 1e-3, 32, 5, 2000, 3, math.inf),
+    # the papers' discriminator widths, a GPU; stops by itself before 25 minutes are over and can be gone on with
+    "full": Size({"dcgan": 64, "sngan": 128}, {"dcgan": 8000, "sngan": 3000}, 2e-4, 64, 10, 10_000, 3, 23.0),
+    # for the tests
+    "tiny": Size({"dcgan": 4, "sngan": 4}, {"dcgan": 4, "sngan": 2}, 1e-3, 8, 2, 16, 2, math.inf),
+}
+
+
+# ---- one run
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run: everything that it depends on."""
+
+    network: str
+    method: str
+    seed: int
+    size: Size
+    dataset: str
+    data: Path | None
+    out: Path
+    device: str
+    deadline: float
+
+
+def run(job: Job) -> Job | None:
+    """Train one GAN in this process, writing a row to runs.csv at each look; None if it was stopped before the end."""
+    device = job.device
+    images, judge = data_and_judge(job.dataset, job.data, job.out, device)
+    width, steps = job.size.widths[job.network], job.size.steps[job.network]
+    torch.manual_seed(job.seed)
+    nets = networks(job.network, width, images.channels)
+    nets = nets[0].to(device), nets[1].to(device)
+    data = images.samples.to(device)
+    fixed = torch.randn(job.size.judged, NOISE, generator=torch.Generator().manual_seed(job.seed + 10**6)).to(device)
+    looks = {math.ceil(steps * (i + 1) / job.size.looks) for i in range(job.size.looks)}
+
+    spent, start = 0.0, now(device)
+    setting = replace(SETTINGS[job.network], rate=job.size.rate)
+    for step in train(nets, setting, METHODS[job.method], data, steps, job.size.batch, job.seed):
+        if step in looks:
+            spent += now(device) - start
+            fake = sample(nets[0], fixed)
+            write(job, step, spent, judge(fake))
+            if step == steps and job.seed == 0:
+                np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
+            start = now(device)
+        if time.time() > job.deadline or (stopping is not None and stopping.is_set()):
+            return None
+    return job
+
+
+@functools.cache
+def loaded(dataset: str, folder: Path | None) -> Images:
+    """Once for a process."""
+    return DATASETS[dataset](folder)
+
+
+@functools.cache
+def data_and_judge(dataset: str, folder: Path | None, out: Path, device: str) -> tuple[Images, Judge]:
+    """Once for all runs of a process."""
+    images = loaded(dataset, folder)
+    return images, Judge(images, trained(images, out / "classifier.pt", device=device), device)
+
+
+def now(device: str) -> float:
+    """Seconds of the processor, or of the clock where a GPU does the work."""
+    if device == "cpu":
+        return time.process_time()
+    torch.cuda.synchronize()
+    return time.perf_counter()
+
+
+def write(job: Job, step: int, seconds: float, metrics: dict[str, float]) -> None:
+    """Append one row; a single short write, so that rows of several processes do not mix."""
+    values = [f"{metrics[name]:.6g}" for name in METRICS]
+    row = ",".join([job.network, job.method, str(job.seed), str(step), f"{seconds:.3f}", *values]) + "\n"
+    file = os.open(job.out / "runs.csv", os.O_WRONLY | os.O_APPEND)
+    os.write(file, row.encode())
+    os.close(file)
+
+
+stopping: Any = None
+"""In a worker, the event by which it is told to stop."""
+
+
+def start_worker(stop: Any) -> None:
+    global stopping
+    stopping = stop
+    torch.set_num_threads(1)  # the runs are what is parallel
+
+
+# ---- the command
+
+
+def main(words: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
+    parser.add_argument("--setting", choices=SIZES, default="small", help="how much to train (default: %(default)s)")
+    parser.add_argument("--quick", action="store_true", help="the smallest setting, to see that all runs")
+    parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="default: both")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
+    parser.add_argument("--seeds", type=int, help="seeds 0..n-1 (default: the setting's)")
+    parser.add_argument("--dataset", choices=DATASETS, default="fashion-mnist", help="default: %(default)s")
+    parser.add_argument("--data", type=Path, help="folder of the data (default: Debian's, for Fashion-MNIST)")
+    parser.add_argument("--device", default="cpu", help="default: %(default)s")
+    parser.add_argument("--workers", type=int, help="processes (default: one a core; 3 on a GPU)")
+    parser.add_argument("--minutes", type=float, help="stop after so many (default: the setting's)")
+    add_output_arguments(parser)
+    parser.add_argument("--fresh", action="store_true", help="throw away what the folder has")
+    arguments = parser.parse_args(words)
+
+    size = SIZES["tiny" if arguments.quick else arguments.setting]
+    seeds = size.seeds if arguments.seeds is None else arguments.seeds
+    minutes = size.minutes if arguments.minutes is None else arguments.minutes
+    workers = arguments.workers or (os.cpu_count() or 1 if arguments.device == "cpu" else 3)
+    deadline = time.time() + 60 * minutes
+    settings = {
+        "dataset": arguments.dataset,
+        **{k: v for k, v in asdict(size).items() if k not in ("seeds", "minutes")},
+    }
+    try:
+        loaded(arguments.dataset, arguments.data)  # before the folder is one of runs on them
+    except FileNotFoundError as missing:
+        parser.exit(2, f"images.py: {missing}\n")
+    arguments.out = output_folder(arguments, "images")
+    rows = resume(arguments.out, settings, size, arguments.fresh)
+    images, judge = data_and_judge(arguments.dataset, arguments.data, arguments.out, arguments.device)
+    floor, accuracy = judge.of_real(size.judged), judge.accuracy(images)
+
+    done = {(r["network"], r["method"], r["seed"]) for r in rows}
+    jobs = [
+        Job(n, m, s, size, arguments.dataset, arguments.data, arguments.out, arguments.device, deadline)
+        for s in range(seeds)
+        for n in arguments.networks
+        for m in arguments.methods
+        if (n, m, s) not in done
+    ]
+    begin = time.perf_counter()
+    try:
+        for job in tqdm(run_all(jobs, workers), total=len(jobs), unit="run", desc="training"):
+            if job is not None:
+                tqdm.write(f"{LABELS[job.network]:>8} {job.method:<6} seed {job.seed}")
+    except KeyboardInterrupt:
+        print("\ninterrupted: what follows is of the runs that had finished; the same command goes on")
+
+    rows = finished(read(arguments.out / "runs.csv"), size.steps)
+    if not rows:
+        parser.exit(1, "no run has finished\n")
+    summary = summarise(rows, size.steps)
+    print(report(summary, floor))
+    path = arguments.out / "images.json"
+    calls = json.loads(path.read_text())["calls that trained"] if path.exists() else []
+    if jobs:
+        wall = round(time.perf_counter() - begin, 1)
+        calls.append({"machine": machine_record(), "workers": workers, "runs": len(jobs), "wall seconds": wall})
+    record = {
+        "machine": machine_record(),
+        "calls that trained": calls,
+        "settings": settings,
+        "the classifier's accuracy on test images": round(accuracy, 4),
+        "real images": floor,
+        "summary (mean, margin of 95%)": summary,
+    }
+    # a single seed has no interval, and JSON no NaN
+    path.write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
+    draw(rows, floor["classifier_fid"], size.widths, arguments.out / "images.png")
+    draw_samples(arguments.out, images, arguments.out / "samples.png")
+
+
+def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list[Row]:
+    """Rows of the runs that have finished already, with runs.csv holding just these and the settings kept beside it."""
+    out.mkdir(parents=True, exist_ok=True)
+    kept, file = out / "runs.csv", out / "settings.json"
+    if fresh:
+        for path in (kept, file, out / "images.json", out / "classifier.pt", *out.glob("samples-*.npy")):
+            path.unlink(missing_ok=True)
+    if file.exists() and json.loads(file.read_text()) != settings:
+        raise SystemExit(f"{out} holds runs of another setting: take --out FOLDER, or --fresh to throw them away")
+    rows = finished(read(kept), size.steps)
+    done = {f"{r['network']},{r['method']},{r['seed']}," for r in rows}
+    lines = [line for line in kept.read_text().splitlines() if line.startswith(tuple(done))] if done else []
+    kept.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
+    file.write_text(json.dumps(settings) + "\n")
+    return rows
+
+
+def run_all(jobs: list[Job], workers: int) -> Iterator[Job | None]:
+    """Every job, in as many processes as asked for, in the order in which they end."""
+    if workers == 1 or len(jobs) < 2:
+        yield from map(run, jobs)
+        return
+    context = multiprocessing.get_context("spawn")
+    stop = context.Event()
+    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (stop,)) as pool:
+        # the workers inherit that they ignore Ctrl-C: it is for this process, and one that took it would go on with
+        # the next job that lies in its queue
+        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+        futures = [pool.submit(run, job) for job in jobs]
+        signal.signal(signal.SIGINT, handler)
+        try:
+            for future in as_completed(futures):
+                yield future.result()
+        finally:
+            stop.set()
+            pool.shutdown(cancel_futures=True)
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    main()

@@ -1,0 +1,1 @@
+"""GANs on a ring of eight Gaussians."""

@@ -1,0 +1,82 @@
+"""The picture of `compare`: samples as they develop, every seed at the end, metrics over time."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+
+from benchmarks.studies.intervals import mean_and_margin
+from benchmarks.studies.ring.compare_runs import METRICS, MODES, Run
+
+matplotlib.use("Agg")
+import matplotlib.pyplot as plt
+
+COLOURS = {"plain": "#d1603d", "aw": "#1f6f9f", "aw-relative": "#3a9278", "aw-unnormalized": "#8a5a9e"}
+INK, GREY = "#333333", "#bbbbbb"
+
+
+def draw(runs: list[Run], methods: list[str], path: Path) -> None:
+    """The picture: seed 0 over time for each method, every seed at the end, and the metrics over time."""
+    methods = [m for m in methods if any(r.method == m for r in runs)]
+    by_key = {(r.method, r.seed): r for r in runs}
+    seeds = sorted({r.seed for r in runs})
+    first = min((s for s in seeds if all((m, s) in by_key for m in methods)), default=seeds[0])
+    shown = sorted(runs[0].samples)
+
+    plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY})
+    # square panels that fill the width, unless the seeds are few
+    heights = [0.5 + 11.6 / len(shown) * len(methods), 0.5 + 11.6 / max(len(seeds), len(shown)) * len(methods), 2.75]
+    figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
+    top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
+
+    top.suptitle(f"Samples as training goes on, seed {first} (rings: the eight modes)", fontsize=12, x=0.01, ha="left")
+    for row, axes in zip(methods, top.subplots(len(methods), len(shown), squeeze=False), strict=True):
+        for step, axis in zip(shown, axes, strict=True):
+            panel(axis, by_key.get((row, first)), step, size=5)
+            if row == methods[0]:
+                axis.set_title(f"{step:,} steps", fontsize=10, color=INK)
+        axes[0].set_ylabel(row, fontsize=12, color=COLOURS[row], fontweight="bold")
+
+    middle.suptitle("Every seed at the end, with the modes that it covers", fontsize=12, x=0.01, ha="left")
+    for row, axes in zip(methods, middle.subplots(len(methods), len(seeds), squeeze=False), strict=True):
+        for seed, axis in zip(seeds, axes, strict=True):
+            found = by_key.get((row, seed))
+            panel(axis, found, shown[-1], size=2)
+            if found is not None:
+                axis.text(0, 0, f"{found.modes[-1]}", ha="center", va="center", fontsize=12, color=INK)
+            if row == methods[-1]:
+                axis.set_xlabel(f"seed {seed}", fontsize=9, color=INK)
+        axes[0].set_ylabel(row, fontsize=10, color=COLOURS[row], fontweight="bold")
+
+    bottom.suptitle("Over all seeds: mean, and its 95% interval", fontsize=12, x=0.01, ha="left")
+    for (name, title), axis in zip(METRICS.items(), bottom.subplots(1, len(METRICS)), strict=True):
+        for method in methods:
+            own = [r for r in runs if r.method == method]
+            steps = own[0].steps
+            values = [mean_and_margin([float(getattr(r, name)[i]) for r in own]) for i in range(len(steps))]
+            mean, margin = np.array(values).T
+            axis.plot(steps, mean, color=COLOURS[method], label=method, linewidth=1.8)
+            axis.fill_between(steps, mean - margin, mean + margin, color=COLOURS[method], alpha=0.15, linewidth=0)
+        low, high = {"modes": (0, 8.2), "quality": (0, 1), "kl": (0, math.log(8))}[name]
+        axis.set(title=title, xlabel="steps", ylim=(low, high), xlim=(0, shown[-1]))
+        axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
+        axis.spines[["top", "right"]].set_visible(False)
+        axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
+        if name == "quality":
+            axis.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
+    bottom.axes[0].legend(frameon=False, loc="upper left")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def panel(axis: Any, found: Run | None, step: int, size: float) -> None:
+    """One square of samples, over rings where the modes are."""
+    axis.scatter(*MODES.T.numpy(), s=22 * size, facecolors="none", edgecolors="#999999", linewidths=0.8, zorder=1)
+    if found is not None:
+        x, y = found.samples[step].T
+        axis.scatter(x, y, s=size, color=COLOURS[found.method], alpha=0.35, linewidths=0, zorder=2)
+    axis.set(xlim=(-1.45, 1.45), ylim=(-1.45, 1.45), xticks=[], yticks=[], aspect="equal")

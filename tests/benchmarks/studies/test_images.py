@@ -1,0 +1,312 @@
+"""The image studies: their data loaders, networks and judge, and both scripts end to end on tiny files made here."""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import json
+import math
+import struct
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from torch import nn
+
+from benchmarks.studies.angles import measure as angle_study
+from benchmarks.studies.angles import report as angle_report
+from benchmarks.studies.angles import runs as angle_runs
+from benchmarks.studies.images import compare as image_study
+from benchmarks.studies.images.classifier import METRICS, Classifier, Judge, trained
+from benchmarks.studies.images.datasets import DATASETS, fashion_mnist, read_idx, to_unit
+from benchmarks.studies.images.models import NOISE, SETTINGS, dcgan, networks
+from benchmarks.studies.images.training import METHODS, train
+
+CIFAR = [*(f"data_batch_{i}.bin" for i in range(1, 6)), "test_batch.bin"]
+
+
+def idx(array: np.ndarray) -> bytes:
+    return b"\0\0\x08" + bytes([array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape) + array.tobytes()
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Three classes of 28 x 28: a bright square at the top, in the middle or at the bottom, and noise."""
+    where, random = tmp_path_factory.mktemp("idx"), np.random.default_rng(0)
+    for name, n in (("train", 240), ("t10k", 120)):
+        labels = random.integers(3, size=n).astype(np.uint8)
+        images = random.integers(60, size=(n, 28, 28)).astype(np.uint8)
+        for image, label in zip(images, labels, strict=True):
+            image[9 * label : 9 * label + 9, 8:20] += 190
+        (where / f"{name}-images-idx3-ubyte.gz").write_bytes(gzip.compress(idx(images)))
+        (where / f"{name}-labels-idx1-ubyte").write_bytes(idx(labels))
+    return where
+
+
+# ---- data
+
+
+def test_idx_files_are_read_as_they_were_written(folder: Path) -> None:
+    images = fashion_mnist(folder)
+    assert images.samples.shape == (240, 1, 32, 32)
+    assert images.samples.dtype == torch.uint8
+    assert images.test_labels.tolist() == list(
+        np.frombuffer((folder / "t10k-labels-idx1-ubyte").read_bytes()[8:], "u1")
+    )
+    raw = np.frombuffer(gzip.decompress((folder / "train-images-idx3-ubyte.gz").read_bytes())[16:], "u1")
+    assert np.array_equal(images.samples[:, 0, 2:30, 2:30].numpy(), raw.reshape(-1, 28, 28))
+    assert images.samples.sum() == raw.astype(int).sum()  # a black margin
+    unit = to_unit(torch.tensor([0, 255], dtype=torch.uint8))
+    assert unit.tolist() == [-1.0, 1.0]
+
+
+def test_what_is_no_idx_file_is_refused_by_name(tmp_path: Path) -> None:
+    whole = idx(np.zeros((3, 2, 2), np.uint8))
+    for raw, message in [(whole[:-1], "should hold 28 bytes for shape"), (b"\0\0\x0d\1", "IDX file of unsigned bytes")]:
+        (tmp_path / "x").write_bytes(raw)
+        with pytest.raises(ValueError, match=message):
+            read_idx(tmp_path / "x")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("fashion-mnist", "apt install dataset-fashion-mnist.*--data FOLDER"), ("cifar10", "bin"), ("stl10", "bin")],
+)
+def test_missing_data_say_how_to_get_them(name: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=message):
+        DATASETS[name](tmp_path)
+
+
+def test_cifar10_binary(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = {name: random.integers(256, size=(4, 3073)).astype(np.uint8) for name in CIFAR}
+    for name, row in rows.items():
+        row[:, 0] %= 10
+        (tmp_path / name).write_bytes(row.tobytes())
+    images = DATASETS["cifar10"](tmp_path)
+    assert images.samples.shape == (20, 3, 32, 32)
+    # the red plane comes first, row after row
+    assert images.samples[5, 0, 1, 2] == rows["data_batch_2.bin"][1, 1 + 32 + 2]
+    assert images.test_labels.tolist() == rows["test_batch.bin"][:, 0].tolist()
+
+
+def test_stl10_binary(tmp_path: Path) -> None:
+    image = np.zeros((2, 3, 96, 96), np.uint8)
+    image[:, 1, 3:6, 0:3] = 90  # green, in column 1 and row 0 of the small image: columns are written first
+    for name in ("unlabeled", "train", "test"):
+        (tmp_path / f"{name}_X.bin").write_bytes(image.tobytes())
+        (tmp_path / f"{name}_y.bin").write_bytes(bytes([1, 10]))
+    images = DATASETS["stl10"](tmp_path)
+    assert images.samples.nonzero().tolist() == [[0, 1, 0, 1], [1, 1, 0, 1]]
+    assert images.samples[0, 1, 0, 1] == 90
+    assert images.test_labels.tolist() == [0, 9]
+
+
+# ---- networks and training
+
+
+@pytest.mark.parametrize("name", SETTINGS)
+def test_networks_make_and_judge_images(name: str) -> None:
+    generator, discriminator = networks(name, 4, 3)
+    images = generator(torch.randn(5, NOISE))
+    assert images.shape == (5, 3, 32, 32)
+    assert images.abs().max() <= 1
+    assert discriminator(images).shape == (5, 1)
+
+
+def test_without_batch_norm_each_sample_is_judged_alone() -> None:
+    net, x = dcgan(4, 1, batch_norm=False), torch.randn(6, 1, 32, 32)
+    assert not any(isinstance(m, nn.BatchNorm2d) for m in net.modules())
+    torch.testing.assert_close(net(x)[:2], net(x[:2]))
+    assert net(x).std() > 0.1  # and the images make a difference from the start
+
+
+@pytest.mark.parametrize("network", SETTINGS)
+def test_methods_start_alike_and_then_differ(network: str) -> None:
+    ends = {}
+    for method in METHODS:
+        torch.manual_seed(0)
+        nets = networks(network, 4, 1)
+        data = torch.randint(256, (32, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+        assert list(train(nets, SETTINGS[network], METHODS[method], data, 2, 8, seed=3)) == [1, 2]
+        ends[method] = [torch.cat([p.detach().flatten() for p in net.parameters()]) for net in nets]
+    for method in ("aw", "AdvAs", "both"):
+        g, d = (torch.equal(a, b) for a, b in zip(ends["plain"], ends[method], strict=True))
+        assert not g
+        assert not d or method == "AdvAs"
+        assert all(torch.isfinite(x).all() for x in ends[method])
+
+
+# ---- the judge
+
+
+def test_the_judge_prefers_real_images_to_noise_and_to_one_class(folder: Path, tmp_path: Path) -> None:
+    images = fashion_mnist(folder)
+    net = trained(images, tmp_path / "c.pt", epochs=40)
+    judge = Judge(images, net)
+    assert judge.accuracy(images) > 0.95
+    real = judge.of_real(60)
+    noise = judge(torch.rand(60, 1, 32, 32, generator=torch.Generator().manual_seed(0)) * 2 - 1)
+    one_class = judge(to_unit(images.samples[images.train_labels == 0][:60]))
+    assert real.keys() == noise.keys() == METRICS.keys()
+    for metric in ("classifier_fid", "sliced_wasserstein"):
+        assert real[metric] < min(one_class[metric], noise[metric]) / 2
+    assert real["classifier_score"] > 2.5 > 1.2 > one_class["classifier_score"]
+    assert one_class["recall"] < 0.5 < real["recall"]
+    again = trained(images, tmp_path / "c.pt", epochs=0)  # from the file
+    assert all(torch.equal(a, b) for a, b in zip(net.state_dict().values(), again.state_dict().values(), strict=True))
+
+
+def test_the_classifier_leaves_the_random_state_alone(folder: Path, tmp_path: Path) -> None:
+    before = torch.get_rng_state()
+    net = trained(fashion_mnist(folder), tmp_path / "c.pt", epochs=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert isinstance(net, Classifier)
+
+
+# ---- the scripts
+
+
+def test_images_runs_and_goes_on_where_it_stopped(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    some = ["--data", str(folder), "--out", str(tmp_path), "--workers", "1", "--networks", "dcgan"]
+    image_study.main([*some, "--quick", "--seeds", "1", "--methods", "plain", "AdvAs"])
+    kept = (tmp_path / "runs.csv").read_text()
+    # a run that was cut off after its first look
+    (tmp_path / "runs.csv").write_text(kept + kept.splitlines()[1].replace("plain,0,2", "both,0,2") + "\n")
+    image_study.main([*some, "--quick", "--methods", "plain", "AdvAs"])
+    assert "DCGAN | AdvAs | 2" in capsys.readouterr().out
+    text = (tmp_path / "runs.csv").read_text()
+    assert text.startswith(kept)
+    assert {(r["method"], r["seed"], r["step"]) for r in csv.DictReader(text.splitlines())} == {
+        (m, s, step) for m in ("plain", "AdvAs") for s in "01" for step in "24"
+    }
+    record = json.loads((tmp_path / "images.json").read_text())
+    assert [call["runs"] for call in record["calls that trained"]] == [2, 2]
+    assert record["summary (mean, margin of 95%)"]["DCGAN"]["AdvAs"]["seeds"] == [0, 1]
+    assert {"cpu", "torch", "command"} <= record["machine"].keys()
+    assert all((tmp_path / name).stat().st_size > 4000 for name in ("images.png", "samples.png"))
+    with pytest.raises(SystemExit, match="another setting"):
+        image_study.main([*some, "--setting", "full"])
+
+
+@pytest.mark.parametrize("script", [image_study, angle_study])
+def test_missing_data_end_a_script_with_advice(
+    script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        script.main(["--quick", "--data", str(tmp_path), "--out", str(tmp_path / "out")])
+    assert stopped.value.code == 2
+    assert "apt install dataset-fashion-mnist" in capsys.readouterr().err
+    assert not list((tmp_path / "out").glob("*"))  # which would be a folder of runs on them
+
+
+def test_who_leaves_does_not_wait_for_the_runs_that_have_begun(folder: Path, tmp_path: Path) -> None:
+    size = image_study.SIZES["tiny"]
+    endless = replace(size, steps={"dcgan": 10**9}, looks=1)
+    deadline = time.time() + 120
+    jobs = [
+        image_study.Job("dcgan", "plain", seed, some, "fashion-mnist", folder, tmp_path, "cpu", deadline)
+        for seed, some in enumerate([size, *[endless] * 4])
+    ]
+    image_study.resume(tmp_path, {}, size, fresh=False)
+    runs = image_study.run_all(jobs, 2)
+    assert next(runs) == jobs[0]
+    runs.close()  # as Ctrl-C does
+    assert time.time() < deadline
+
+
+def test_a_run_that_is_out_of_time_stops_and_is_not_counted(folder: Path, tmp_path: Path) -> None:
+    some = ["--networks", "dcgan", "--methods", "aw", "--workers", "1", "--minutes", "0"]
+    with pytest.raises(SystemExit):
+        image_study.main([*some, "--quick", "--data", str(folder), "--out", str(tmp_path)])
+    assert len((tmp_path / "runs.csv").read_text().splitlines()) == 1
+
+
+def test_angles_runs(folder: Path, tmp_path: Path) -> None:
+    judge = ["--classifier", str(tmp_path / "classifier.pt")]
+    angle_study.main(["--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
+    record = json.loads((tmp_path / "angles.json").read_text())
+    assert {"machine", "size", "angles", "scores", "grid"} == record.keys()
+    assert all((tmp_path / f"{name}.png").stat().st_size > 4000 for name in ("angles", "scores", "grid"))
+    rows = list(csv.DictReader((tmp_path / "angles.csv").read_text().splitlines()))
+    seen = 0
+    for row in rows:
+        real, fake, between = (float(row[k]) for k in ("real-combined", "fake-combined", "real-fake"))
+        if math.isnan(between):  # a hinge loss without gradient: the step is along the other's
+            assert min(float(row["norm real"]), float(row["norm fake"])) == 0
+            continue
+        seen += 1
+        # with positive weights the step lies between the two gradients
+        assert real + fake == pytest.approx(between, abs=0.1)
+        if row["loss"] == "aw-relative":
+            assert max(real, fake) < 90.1
+    assert seen > len(rows) / 2
+    # a grid that was cut off in its last cell runs that one again, to the same numbers, and no finished one
+    head, first, *others = (tmp_path / "grid.csv").read_text().splitlines()
+    marked = [head, first.rpartition(",")[0] + ",7.5", *others]
+    (tmp_path / "grid.csv").write_text("\n".join(marked[:-1]) + "\n")
+    angle_study.main(["--parts", "grid", "--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
+    assert (tmp_path / "grid.csv").read_text().splitlines() == marked
+
+
+def test_angles_keeps_what_it_has(folder: Path, tmp_path: Path) -> None:
+    judge, here = tmp_path / "classifier.pt", ["--data", str(folder), "--out", str(tmp_path)]
+    words = ["--parts", "grid", "--quick", "--classifier", str(judge), *here]
+    angle_study.main(words)
+    machine = json.loads((tmp_path / "angles.json").read_text())["machine"]
+    record = json.loads((tmp_path / "angles.json").read_text()) | {"machine": "the one that ran it"}
+    (tmp_path / "angles.json").write_text(json.dumps(record))
+    angle_study.main(words)  # draws
+    assert json.loads((tmp_path / "angles.json").read_text())["machine"] == "the one that ran it" != machine
+
+    with pytest.raises(SystemExit, match=r"holds rows of another size, see angles\.json there: choose another --out"):
+        angle_study.main(["--parts", "grid", "--classifier", str(judge), *here])
+    grid = tmp_path / "grid.csv"
+    cut_off = "\n".join(grid.read_text().splitlines()[:-1]) + "\n"
+    grid.write_text(cut_off)
+    judge.write_bytes(b"no weights")
+    with pytest.raises(Exception, match="weights"):
+        angle_study.main(words)
+    assert grid.read_text() == cut_off
+
+
+def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> None:
+    data, size = fashion_mnist(folder), angle_runs.QUICK
+    rows = iter(angle_runs.scores(data, size))
+    for norm in angle_runs.NORMS:
+        for seed in range(size.seeds):
+            pair = angle_runs.Pair(data, size.width, angle_runs.NORMS[norm], seed, rule=None)
+            for _ in range(size.score_iterations):
+                row, (real, fake) = next(rows), pair.batch()
+                with torch.no_grad():
+                    assert row["real before"] == float(pair.discriminator(real).mean())
+                angle_runs.backward(pair.d_opt, pair.discriminator, real, fake)
+                pair.d_opt.step()
+                with torch.no_grad():
+                    assert row["fake original"] == float(pair.discriminator(fake).mean())
+                assert row["fake original"] != row["fake aw"] != row["fake aw at its length"]
+                pair.generator_step()
+
+
+def test_the_scripts_find_each_other_when_run_by_path() -> None:
+    command = [sys.executable, "-m", "benchmarks.studies.angles.measure", "--help"]
+    assert "--quick" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
+
+
+def test_f_of_the_grid_is_that_of_a_two_way_analysis() -> None:
+    table = np.random.default_rng(0).normal(size=(5, 4)) + np.array([[0], [1], [2], [0], [0]]) + np.arange(4)
+    ratio, rows, free = angle_report.f_of_rows(table) or []
+    # with two rows, F is the square of the paired t
+    t = scipy.stats.ttest_rel(table[0], table[2]).statistic
+    assert (angle_report.f_of_rows(table[[0, 2]]) or [0])[0] == pytest.approx(t**2, abs=0.005)
+    assert (rows, free) == (4, 12)
+    assert ratio == pytest.approx((angle_report.f_of_rows(table + 3 * np.arange(4)) or [0])[0], abs=0.005)

@@ -1,0 +1,58 @@
+"""The script of the page on rules runs on tiny settings, and the page says what it found."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from benchmarks.folders import CITED
+from benchmarks.rules.agreement import run_agreement
+from benchmarks.rules.paths import run_toy
+from gradweight.rules.claims import CLAIMS
+
+from ..rules.test_docs import PAGE
+from .test_cost import machine, run
+
+
+def test_time(tmp_path: Path) -> None:
+    run(
+        "rules",
+        *("--parts", "time", "--sizes", "2,16", "--only", "UPGrad,Krum", "--compile-seconds", "0"),
+        *("--out", str(tmp_path), "--quick"),
+    )
+    record = json.loads((tmp_path / "time.json").read_text())
+    measured = {(r["rule"], r["m"]) for r in record["results"]}
+    assert measured == {("UPGrad", 2), ("UPGrad", 16), ("Krum", 16)}
+    table = (tmp_path / "time.md").read_text().splitlines()
+    assert len(table) == 2 + 4 * len(CLAIMS)
+    assert any(line.startswith("| `Krum` | 2 | for 4 to 16 losses |") for line in table)
+    assert (tmp_path / "time.png").stat().st_size > 10_000
+
+
+def test_toy(tmp_path: Path) -> None:
+    run_toy(10, tmp_path)
+    assert len(json.loads((tmp_path / "toy.json").read_text())["rules"]["UPGrad"]["ends"]) == 5
+    machine(tmp_path / "toy.json")
+    assert (tmp_path / "toy.png").stat().st_size > 10_000
+
+
+@pytest.mark.filterwarnings("ignore")  # of the peer's solvers
+def test_agreement(tmp_path: Path) -> None:
+    pytest.importorskip("torchjd")
+    run_agreement(1, tmp_path)
+    assert len(json.loads((tmp_path / "agreement.json").read_text())["rules"]["UPGrad"]) == 6
+    machine(tmp_path / "agreement.json")
+
+
+def test_the_page_says_how_often_the_peer_conflicts() -> None:
+    found = json.loads((CITED / "rules" / "agreement.json").read_text())["rules"]
+    ours = []
+    for name, rows in found.items():
+        theirs = " | ".join(str(row["conflicts"][1]) for row in rows)
+        assert f"| TorchJD's {name} | {theirs} |" in PAGE
+        ours += [row["conflicts"][0] for row in rows]
+    assert not any(ours)
+    assert len(re.findall(r"\| TorchJD's ", PAGE)) == len(found)
