@@ -1,6 +1,9 @@
-"""What every test starts from: a seeded generator, and hypothesis without its clock."""
+"""What every test starts from: one thread, a seeded generator, hypothesis without its clock."""
 
 import os
+
+# read when torch and NumPy are imported: their tensors are tiny here, and pytest already has a process on every core
+os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import pytest
 import torch
