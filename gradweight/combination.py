@@ -1,4 +1,4 @@
-"""Combination: what one backward saw and decided, kept on the device until somebody looks."""
+"""Combination: what one backward saw and decided, kept on the device until it is read."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class Combination:
 
     With ``g_i`` the gradient of loss i, ``gram[i, j] = <g_i, g_j>`` and the direction ``sum_i weights[i] g_i``.
     All are detached tensors on the device of the gradients; reading a field or a property launches work there at
-    most. Only `as_dict` and printing wait for the device.
+    most. Only `as_dict` and printing are host syncs.
 
     Losses and gradients are sums over the micro-batches since the last ``zero_grad``, without loss scaling. If
     any entry of the Gram matrix is not finite, so is every weight: that is how a NaN in one loss reaches the
@@ -77,7 +77,7 @@ class Combination:
         return self.gram < 0
 
     def as_dict(self) -> dict[str, float]:
-        """Plain floats under flat keys, for any logger; this waits for the device, once.
+        """Plain floats under flat keys, for any logger; one host sync.
 
         Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>`` and, for each pair, ``cos/<a>~<b>``. With
         blocks, the last three also as ``weight/<block>/<name>`` and so on.

@@ -10,8 +10,8 @@ shapes, and the shape alone says which it is:
 
 The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and
 `step` (a 0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a
-group and every resumed run must repeat) come by themselves; so do `max_abs` and `mean_abs` (the largest and the mean
-absolute entry of each gradient, (m,) arrays), which a Gram matrix does not hold, and, for a `CoordinateRule`, `offset`
+group and every resumed run must repeat) are supplied automatically; so are `max_abs` and `mean_abs` (the largest and
+the mean absolute entry of each gradient, (m,) arrays), which a Gram matrix does not hold, and, for a `CoordinateRule`, `offset`
 (an int: how many coordinates of all parameters come before the ones given, for draws of their own) and `reaches` (an
 (m,) array: which losses have a gradient at the parameter that is not zero, where the ones given are a part of it; else
 None). Everything else is what the user passes to ``backward``: a GAN's ``real_score``, say. A parameter with a default
@@ -29,7 +29,7 @@ the weighted sum, instead of one for each loss:
   earlier micro-batches were weighted by what was known then. The state that is kept is that of the whole step.
 
 With ``blocks=`` or ``shared=``, where the direction is not one weighted sum, all gradients are computed all the same;
-so they are for a subclass with ``needs_gradients = True``, for whoever wants to see them.
+so they are for a subclass with ``needs_gradients = True``, to have them in the `Combination`.
 
 A rule that is pure array code (`array_namespace`) and long may say ``faster_on_numpy_from = 3`` in its class, which is
 not inherited: where the Gram matrix of so many losses or more lies on the CPU it is then shown NumPy arrays instead of
@@ -66,7 +66,7 @@ STATISTICS = frozenset({"max_abs", "mean_abs"})
 """The signals that are statistics of the gradients' entries, computed for a rule that declares one of them."""
 
 BY_THEMSELVES = frozenset({"names", "losses", "step", "offset", "reaches"}) | STATISTICS
-"""The signals that nobody has to pass to ``backward``."""
+"""The signals that are supplied automatically."""
 
 
 @runtime_checkable

@@ -32,8 +32,10 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.cost.cells import Batch, Call, Cell
+from benchmarks.cost.peers import torchjd
+from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import interleaved, quartiles_of_ratios
-from benchmarks.cost.variants import PLAIN, Problem, ours, plain, started, torchjd
+from benchmarks.cost.variants import PLAIN, ours, plain, started
 from benchmarks.models import mlp
 from benchmarks.record import device_arguments, machine_record
 from gradweight.rules import AngleBisector, Sum

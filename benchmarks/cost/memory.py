@@ -29,7 +29,8 @@ from tqdm import tqdm
 
 from benchmarks.cost.cells import CELLS, Cell, cells_to_run
 from benchmarks.cost.peak import peak_bytes
-from benchmarks.cost.variants import PLAIN, Problem, plain, variants
+from benchmarks.cost.problem import Problem
+from benchmarks.cost.variants import PLAIN, plain, variants
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 
 

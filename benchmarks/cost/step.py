@@ -27,8 +27,9 @@ import matplotlib.pyplot as plt
 import torch
 
 from benchmarks.cost.cells import CELLS, cells_to_run
+from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import interleaved, quartiles_of_ratios
-from benchmarks.cost.variants import PLAIN, Problem, started, variants
+from benchmarks.cost.variants import PLAIN, started, variants
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 
 

@@ -7,53 +7,25 @@ rest. Every step ends with the gradients forgotten, so that each pays for what i
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.func import functional_call
 
-from benchmarks.cost.cells import Batch, Cell
+from benchmarks.cost.cells import Cell
 from benchmarks.cost.kernels import by_kernels
+from benchmarks.cost.peers import conflictfree, paper, torchjd, torchjd_engine, torchjd_trunk
+from benchmarks.cost.problem import Problem
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, Sum, UPGrad
 
-__all__ = ["PLAIN", "Problem", "started", "variants"]
+__all__ = ["PLAIN", "started", "variants"]
 
 PLAIN = "summed loss"
 OURS = (PLAIN, "gradweight")
-
-
-@dataclass(frozen=True)
-class Problem:
-    """A cell on a device, ready to train."""
-
-    cell: Cell
-    net: nn.Module
-    base: torch.optim.Optimizer
-    batch: Batch
-
-    @staticmethod
-    def of(cell: Cell, device: torch.device) -> Problem:
-        """The cell's network with its initial parameters, and an Adam."""
-        torch.manual_seed(0)
-        with device:  # 88 M parameters and their spectral norms take seconds to set up on a CPU
-            net = cell.network().to(device)
-        # at a rate of zero a step costs the same, and the problem stays what it is after thousands of them: losses that
-        # go to zero leave gradients of denormal numbers, on which a CPU is slow
-        base = torch.optim.Adam(net.parameters(), 0.0, capturable=device.type == "cuda")
-        return Problem(cell, net, base, cell.batch(device))
-
-    def outputs(self) -> dict[str, Tensor]:
-        """The forward pass."""
-        return self.cell.outputs(self.net, self.batch)
-
-    def losses(self) -> dict[str, Tensor]:
-        """The forward pass, as named losses."""
-        return self.cell.losses(self.outputs())
 
 
 def started(
@@ -170,113 +142,6 @@ def captured(make: Callable[[Problem], Callable[[], None]]) -> Callable[[Problem
         return graph.replay
 
     return record
-
-
-def paper(problem: Problem) -> Callable[[], None]:
-    """Algorithm 1 as the text of the paper describes it: gradients flattened, inner products read by the host."""
-    params = list(problem.net.parameters())
-
-    def flat_gradient(loss: Tensor) -> Tensor:
-        return torch.cat([g.reshape(-1) for g in torch.autograd.grad(loss, params)])
-
-    def step() -> None:
-        logits = problem.outputs()
-        s_r, s_f = (logits[kind].sigmoid().mean().item() for kind in ("real", "fake"))
-        losses = problem.cell.losses(logits)
-        g_r, g_f = flat_gradient(losses["real"]), flat_gradient(losses["fake"])
-        rr, rf, ff = (g_r @ g_r).item(), (g_r @ g_f).item(), (g_f @ g_f).item()
-        if s_r < s_f - 0.05 or s_r < 0.5:
-            w = (rr**-0.5, -rf / (ff * rr**0.5) if rf < 0 else 0.0)
-        elif s_r > s_f - 0.05 and s_r > 0.75:
-            w = (-rf / (rr * ff**0.5) if rf < 0 else 0.0, ff**-0.5)
-        else:
-            w = (rr**-0.5, ff**-0.5)
-        direction = (w[0] + 0.05) * g_r + (w[1] + 0.05) * g_f
-        for p, piece in zip(params, direction.split([p.numel() for p in params]), strict=True):
-            p.grad = piece.view_as(p)
-        problem.base.step()
-        problem.base.zero_grad()
-
-    return step
-
-
-def torchjd(name: str, chunk: int | None, gramian: bool) -> Callable[[Problem], Callable[[], None]]:
-    """TorchJD: all losses batched in one backward (chunk None) or one after the other (1), then the aggregator."""
-
-    def make(problem: Problem) -> Callable[[], None]:
-        from torchjd import aggregation
-        from torchjd.autojac import backward, jac_to_grad
-
-        aggregator = getattr(aggregation, name)()
-        params = list(problem.net.parameters())
-
-        def step() -> None:
-            backward(list(problem.losses().values()), inputs=params, parallel_chunk_size=chunk)
-            jac_to_grad(params, aggregator, optimize_gramian_computation=gramian)
-            problem.base.step()
-            problem.base.zero_grad()
-
-        return step
-
-    return make
-
-
-def torchjd_engine(problem: Problem) -> Callable[[], None]:
-    """TorchJD's engine: the Gramian from module hooks, without the Jacobian, then one backward with the weights."""
-    from torchjd.aggregation import UPGradWeighting
-    from torchjd.autogram import Engine
-
-    problem = Problem.of(problem.cell, problem.batch[0].device)  # its hooks stay on the network: it gets one of its own
-    engine, weighting = Engine(problem.net, batch_dim=None), UPGradWeighting()
-
-    def step() -> None:
-        losses = torch.stack(list(problem.losses().values()))
-        losses.backward(weighting(engine.compute_gramian(losses)))
-        problem.base.step()
-        problem.base.zero_grad()
-
-    return step
-
-
-def torchjd_trunk(problem: Problem) -> Callable[[], None]:
-    """TorchJD for a shared trunk: the heads by themselves, the Jacobian of the trunk alone."""
-    from torchjd.aggregation import UPGrad
-    from torchjd.autojac import jac_to_grad, mtl_backward
-
-    trunk = list(problem.net.trunk.parameters())  # type: ignore[union-attr]
-    aggregator = UPGrad()
-
-    def step() -> None:
-        outputs = problem.outputs()
-        features = outputs[problem.cell.shared]  # type: ignore[index]
-        mtl_backward(list(problem.cell.losses(outputs).values()), features=features, parallel_chunk_size=1)
-        jac_to_grad(trunk, aggregator, optimize_gramian_computation=True)
-        problem.base.step()
-        problem.base.zero_grad()
-
-    return step
-
-
-def conflictfree(problem: Problem) -> Callable[[], None]:
-    """ConFIG's own package, as its documentation has it: one backward per loss, gradients flattened."""
-    from conflictfree.grad_operator import ConFIG_update, ConFIG_update_double
-    from conflictfree.utils import apply_gradient_vector, get_gradient_vector
-
-    net = problem.net
-
-    def step() -> None:
-        losses = list(problem.losses().values())
-        gradients = []
-        for i, loss in enumerate(losses):
-            problem.base.zero_grad()
-            loss.backward(retain_graph=not problem.cell.is_gan and i < len(losses) - 1)  # type: ignore[no-untyped-call]
-            gradients.append(get_gradient_vector(net, none_grad_mode="zero"))
-        update = ConFIG_update_double(*gradients) if len(gradients) == 2 else ConFIG_update(gradients)
-        apply_gradient_vector(net, update, none_grad_mode="zero")
-        problem.base.step()
-        problem.base.zero_grad()
-
-    return step
 
 
 def variants(

@@ -1,1 +1,1 @@
-"""What is asked of the base optimizer and of the training framework."""
+"""What is required of the base optimizer and of the training framework."""

@@ -1,7 +1,7 @@
 """Distributed: the gradient of each loss averaged over processes, so that all of them follow one direction.
 
 Data-parallel wrappers average what one ``.backward()`` leaves in ``.grad``; the gradients of single losses pass them
-by. Here each row is averaged as soon as its loss has been walked back, while the next loss is:
+by. Here each row is averaged as soon as its backward pass is done, while that of the next loss runs:
 
 - ``reduce="all"``: all-reduced in flat buffers. Every process holds all rows: 2mk elements on the wire.
 - ``reduce="scatter"``: reduce-scattered, so that a process holds 1/n of every row, combines that part, and the
@@ -10,7 +10,7 @@ by. Here each row is averaged as soon as its loss has been walked back, while th
 
 (k parameters, m losses, n processes; an all-reduce moves 2k(n - 1)/n, the other two k(n - 1)/n each.)
 
-What the hosts have to agree on, such as names, goes over CPU tensors, so that no device is waited for.
+What the hosts compare, such as names, goes over CPU tensors, without a host sync.
 """
 
 from .group import Group, check_group, communicator_of, stays

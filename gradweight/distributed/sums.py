@@ -97,9 +97,9 @@ class ShardedSums:
                 gram([[row[i] for i in some] for row in rows]) / n for n, some in self._by_replicas(indices).items()
             ]
             partial.append(torch.stack(terms).sum(0))
-        together = torch.stack(partial)
-        distributed.all_reduce(together, group=self.group)
-        return list(together.unbind())
+        total = torch.stack(partial)
+        distributed.all_reduce(total, group=self.group)
+        return list(total.unbind())
 
     def statistics(self, part: Part) -> Statistics:
         """Sums and maxima, reduced."""

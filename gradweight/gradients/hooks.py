@@ -17,8 +17,8 @@ def by_hooks(
 ) -> Iterator[Row]:
     """The gradients that each loss's backward pass leaves in ``.grad``; what was there before is put back at the end.
 
-    A row is yielded before the backward pass of the next loss begins. Whoever stops early closes the iterator, which
-    puts ``.grad`` back too.
+    A row is yielded before the backward pass of the next loss begins. Closing the iterator early puts
+    ``.grad`` back too.
     """
     before = [p.grad for p in params]
     try:

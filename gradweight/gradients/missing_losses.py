@@ -21,7 +21,7 @@ class RankLosses:
 
     Args:
         here: the losses as they were given, without those that are None here.
-        names: of all of them; None where they are what one function returns, so that nobody knows them beforehand.
+        names: of all of them; None where they are what one function returns, which are not known beforehand.
     """
 
     here: Losses

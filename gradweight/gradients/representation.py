@@ -1,4 +1,4 @@
-"""Representation level: rules fed by the gradients at a shared tensor, so that the trunk is walked back once."""
+"""Representation level: gradients at a shared tensor, and one backward pass through the trunk behind it."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Representation:
     trunk: list[bool]
 
     def through_trunk(self, direction: Sequence[Tensor], params: Sequence[Tensor], retain_graph: bool) -> Row:
-        """The combined gradient at the shared tensors, walked back to the trunk's parameters: the one walk."""
+        """The trunk's gradients, by one backward pass from the combined gradient at the shared tensors."""
         wanted = [p for p, inside in zip(params, self.trunk, strict=True) if inside]
         found = iter(
             torch.autograd.grad(self.features, wanted, list(direction), retain_graph=retain_graph, allow_unused=True)
@@ -50,7 +50,7 @@ def at_representation(
     scale: Tensor | None,
     retain_graph: bool,
 ) -> Representation:
-    """Each loss walked back to the shared tensors and no further.
+    """One backward pass for each loss, to the shared tensors and no further.
 
     Args:
         losses: name -> scalar tensor.
@@ -82,7 +82,7 @@ def at_representation(
     trunk = [id(p) in behind for p in params]
     if are_sharded(params):
         raise ValueError(
-            "shared= cannot walk back to sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone"
+            "shared= cannot differentiate by sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone"
         )
     if not any(trunk):
         raise ValueError("shared= needs tensors that depend on the parameters of the base optimizer; these do not")
@@ -95,12 +95,12 @@ def at_representation(
     rows: list[Row] = []
     heads: list[Row] = []
     for loss, graph, keep in zip(values.values(), graphs, retain_graphs(graphs, retain_graph), strict=True):
-        mine = [id(p) in graph.leaves for p in params]
-        wanted = [*shared, *(p for p, hit in zip(params, mine, strict=True) if hit)]
+        in_head = [id(p) in graph.leaves for p in params]
+        wanted = [*shared, *(p for p, hit in zip(params, in_head, strict=True) if hit)]
         found = torch.autograd.grad(loss, wanted, cotangent_of(loss, scale), retain_graph=keep, allow_unused=True)
         rows.append([dense(t) for t in found[: len(shared)]])
         remaining = iter(found[len(shared) :])
-        heads.append([dense(next(remaining)) if hit else None for hit in mine])
+        heads.append([dense(next(remaining)) if hit else None for hit in in_head])
     if all(t is None for row in rows for t in row):
         raise ValueError(f"shared= needs tensors that the losses {list(values)} depend on; none does")
     gradients = Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)

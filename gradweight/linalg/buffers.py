@@ -17,7 +17,7 @@ __all__ = ["in_place_buffers", "kept_buffers"]
 def in_place_buffers(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor | None]:
     """For each parameter a tensor to combine into: the first row's own where that is safe, else a new one.
 
-    Safe is a tensor that nobody else holds, that shares its memory with no other gradient, and that has the strides
+    Safe is a tensor that has no other owner, that shares its memory with no other gradient, and that has the strides
     of the parameter, which fused optimizers rely on without checking.
     """
     ours = exclusively_owned(rows)

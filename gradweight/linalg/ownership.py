@@ -1,4 +1,4 @@
-"""Ownership: which gradients nobody else holds, so that they may be written to."""
+"""Ownership: which gradients have no other owner, so that they may be written to in place."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["exclusively_owned", "storage"]
 
 
 def exclusively_owned(rows: Sequence[list[Tensor | None]]) -> list[list[bool]]:
-    """Which gradients may be written to: nobody but the row holds the tensor, or memory that it shares.
+    """Which gradients have no owner but their row: neither the tensor nor its storage is held elsewhere.
 
     Autograd returns whatever a backward returned: one tensor for two parameters, a tensor that a custom function
     saved, or that the user holds. `torch` asks the reference count before it makes such a tensor a ``.grad``.

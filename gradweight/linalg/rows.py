@@ -18,11 +18,11 @@ Row: TypeAlias = list[Tensor | None]
 
 
 def accumulate(old: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """The sums ``old[i][p] + new[i][p]``, formed in the tensors of ``new`` where nobody else can see them.
+    """The sums ``old[i][p] + new[i][p]``, formed in place in those tensors of ``new`` that have no other owner.
 
-    ``old`` is never written to, so that whoever fails after this has lost nothing. Autograd may return one tensor
+    ``old`` is never written to, so that an error after this loses nothing. Autograd may return one tensor
     for two parameters, or an expanded one: those are added out of place. So are now and then those of the last loss on
-    a GPU, which the thread that has walked back there may still hold for an instant.
+    a GPU, which autograd's device thread may still hold for an instant.
     """
     ours = exclusively_owned(new)
     result: list[Row] = []

@@ -42,7 +42,7 @@ class GradWatch:
         return self.versions != self._versions()
 
     def all_zero(self) -> bool:
-        """Whether all written tensors are zero. A host sync: to be asked only where `changed`."""
+        """Whether all written tensors are zero. A host sync, needed only where `changed`."""
         return not any(bool(tensor.any()) for tensor in self.written.values())
 
     def others_nonzero(self) -> bool:

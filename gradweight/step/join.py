@@ -28,7 +28,7 @@ class DeferredBackward:
 
     Args:
         losses: name -> loss, with their graphs; None for one that another process has.
-        params: those whose ``.grad`` nobody else may write to meanwhile.
+        params: those whose ``.grad`` nothing else may write to meanwhile.
         backward: called with the losses and the cotangent; writes ``.grad``.
     """
 

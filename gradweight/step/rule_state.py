@@ -27,7 +27,7 @@ def keep(saved: State, changed: State) -> None:
     """Take the entries of ``changed`` over into ``saved``, writing into the tensors that are there where they fit.
 
     A CUDA graph that is replayed reads what it has written the time before only if that is the same memory. Tensors
-    of ``changed`` may be some of ``saved``, under other names too; what is kept is held by nobody else.
+    of ``changed`` may be some of ``saved``, under other names too; what is kept has no other owner.
 
     Example:
         >>> saved = {"now": torch.tensor(1.0), "before": torch.tensor(0.0)}
@@ -84,7 +84,7 @@ def _alike(a: Tensor, b: Tensor) -> bool:
 
 
 def pack(state: State) -> str:
-    """The nested dict of tensors and numbers as JSON; this waits for the device.
+    """The nested dict of tensors and numbers as JSON; a host sync.
 
     Example:
         >>> text = pack({"step": torch.tensor(3), "average": {"norms": torch.tensor([0.1, 2.0])}})

@@ -189,7 +189,7 @@ def test_what_sharded_parameters_do_not_support(pair: Pool) -> None:
             "need losses that are tensors and engine='auto' or 'hooks'; got losses that are functions"
         )
         assert autograd.endswith("got engine='autograd'")
-        assert shared.startswith("shared= cannot walk back to sharded parameters")
+        assert shared.startswith("shared= cannot differentiate by sharded parameters")
 
 
 def parts_of_mixed() -> list[list[tuple[int, int]]]:

@@ -8,95 +8,17 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from benchmarks.studies.intervals import bootstrap, sign_test, wilson
 from benchmarks.studies.ring.ensemble import METHODS, Setting
+from benchmarks.studies.ring.study_claims import CLAIMS, Claim
 from benchmarks.studies.ring.study_figure import draw
 
 BEGIN, END = "<!-- benchmarks/studies/ring/study.py{} writes from here -->", "<!-- to here -->"
 METRICS = ("modes", "quality", "kl")
-
-
-@dataclass(frozen=True)
-class Claim:
-    """What a paper says of two methods, by success (more is better) or failure, and its numbers."""
-
-    says: str
-    method: str
-    other: str
-    metric: Literal["success", "failure"]
-    paper: str
-
-
-ALPHA, AWD, ADVAS = "(alpha_D, alpha_G)-GAN", "Adaptive Weighted Discriminator", "AdvAs"
-CLAIMS = [
-    Claim(
-        f"{ALPHA}, saturating: alpha_D = 0.5 covers all modes more often than the vanilla GAN",
-        "saturating/alpha (0.5, 1)",
-        "saturating/plain",
-        "success",
-        "79.5% against 46.5%",
-    ),
-    Claim(
-        f"{ALPHA}, saturating: alpha_D = 0.5 fails less often",
-        "saturating/alpha (0.5, 1)",
-        "saturating/plain",
-        "failure",
-        "4.5% against 29.5%",
-    ),
-    Claim(
-        f"{ALPHA}, non-saturating: (0.5, 1.2) covers all modes more often than the vanilla GAN",
-        "non-saturating/alpha (0.5, 1.2)",
-        "non-saturating/plain",
-        "success",
-        "44.5% against 22%",
-    ),
-    Claim(
-        f"{ALPHA}, non-saturating: (0.5, 1.2) covers all modes more often than least squares",
-        "non-saturating/alpha (0.5, 1.2)",
-        "non-saturating/least squares",
-        "success",
-        "44.5% against 33%",
-    ),
-    Claim(
-        f"{AWD}, section 5.3: settles on all modes where the plain GAN does not",
-        "non-saturating/aw",
-        "non-saturating/plain",
-        "success",
-        "one run of each, in another setting",
-    ),
-    Claim(
-        f"{AWD}, appendix B: Algorithm 1 does better than Algorithm 2",
-        "non-saturating/aw",
-        "non-saturating/aw-2",
-        "success",
-        "on images, by FID and IS",
-    ),
-    Claim(
-        f"{ADVAS}: makes training more stable",
-        "non-saturating/advas",
-        "non-saturating/plain",
-        "failure",
-        "on images, by FID",
-    ),
-    Claim(
-        "our question: adaptive weights help under a saturating generator, too",
-        "saturating/aw",
-        "saturating/plain",
-        "failure",
-        "none",
-    ),
-    Claim(
-        "our question: alpha_D = 0.5 covers all modes more often with the published code's clamp than without",
-        "saturating/alpha (0.5, 1)",
-        "saturating/alpha (0.5, 1), no clamp",
-        "success",
-        "none",
-    ),
-]
 
 
 # ---- numbers
