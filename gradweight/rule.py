@@ -8,14 +8,14 @@ shapes, and the shape alone says which it is:
   ``update(gram, state, /, *, <signals>) -> (weights, state)``, the state a dict of tensors, passed and returned;
 - a `CoordinateRule`, which needs the gradients themselves: ``combine(rows, /, *, <signals>) -> direction``.
 
-The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and
-`step` (a 0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a
-group and every resumed run must repeat) are supplied automatically; so are `max_abs` and `mean_abs` (the largest and
-the mean absolute entry of each gradient, (m,) arrays), which a Gram matrix does not hold, and, for a `CoordinateRule`, `offset`
-(an int: how many coordinates of all parameters come before the ones given, for draws of their own) and `reaches` (an
-(m,) array: which losses have a gradient at the parameter that is not zero, where the ones given are a part of it; else
-None). Everything else is what the user passes to ``backward``: a GAN's ``real_score``, say. A parameter with a default
-is optional, one without is required, and a rule with ``**signals`` takes whatever comes.
+The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and `step` (a
+0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a group and every
+resumed run must repeat) are supplied automatically; so are `max_abs` and `mean_abs` (the largest and the mean absolute
+entry of each gradient, (m,) arrays), which a Gram matrix does not hold, and, for a `CoordinateRule`, `offset` (an int:
+how many coordinates of all parameters come before the ones given, for draws of their own) and `reaches` (an (m,) array:
+which losses have a gradient at the parameter that is not zero, where the ones given are a part of it; else None).
+Everything else is what the user passes to ``backward``: a GAN's ``real_score``, say. A parameter with a default is
+optional, one without is required, and a rule with ``**signals`` takes whatever comes.
 
 A rule of the first two shapes whose weights follow from losses and signals may say so with an attribute
 ``needs_gradients = False`` (a class variable, or set on a function). Its steps are then **one backward**, that of
