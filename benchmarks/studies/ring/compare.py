@@ -152,11 +152,11 @@ def start_worker(counter: Any, stop: Any) -> None:
     torch.set_num_threads(1)  # the runs are what is parallel
 
 
-def run_all(methods: list[str], seeds: int, setting: Setting, steps: int, workers: int) -> Iterator[Run]:
+def run_all(methods: list[str], seeds: range, setting: Setting, steps: int, workers: int) -> Iterator[Run]:
     """Every method at every seed, seed by seed; yields each run as it finishes, with a progress bar meanwhile."""
     context = multiprocessing.get_context("spawn")
     counter, stop = context.Value("q", 0), context.Event()
-    jobs = [(method, seed, setting, steps) for seed in range(seeds) for method in methods]
+    jobs = [(method, seed, setting, steps) for seed in seeds for method in methods]
     with (
         ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (counter, stop)) as pool,
         tqdm(total=len(jobs) * steps, unit="step", unit_scale=True, desc="training", mininterval=0.5) as bar,
@@ -193,8 +193,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     parser.add_argument("--steps", type=positive, default=6000, help="steps of each run (default: %(default)s)")
     parser.add_argument(
-        "--seeds", type=positive, default=8, help="seeds 0..n-1, each for every method (default: %(default)s)"
+        "--seeds", type=positive, default=8, help="how many seeds, each for every method (default: %(default)s)"
     )
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=["plain", "aw"], help="default: plain aw")
     parser.add_argument("--setting", choices=SETTINGS, default="unstable", help="default: %(default)s")
     add_output_arguments(parser)
@@ -203,12 +204,15 @@ def main() -> None:
     )
     arguments = parser.parse_args()
 
-    settings = {name: getattr(arguments, name) for name in ("setting", "steps", "seeds", "methods", "workers")}
+    settings = {
+        name: getattr(arguments, name) for name in ("setting", "steps", "seeds", "first_seed", "methods", "workers")
+    }
     folder = "ring" if arguments.setting == "unstable" else f"ring_{arguments.setting}"
+    seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     results = Results(output_folder(arguments, folder), settings)
     try:
         for finished in run_all(
-            arguments.methods, arguments.seeds, SETTINGS[arguments.setting], arguments.steps, arguments.workers
+            arguments.methods, seeds, SETTINGS[arguments.setting], arguments.steps, arguments.workers
         ):
             results.add(finished)
     except KeyboardInterrupt:

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.record import machine_record
-from benchmarks.studies.intervals import mean_and_margin
+from benchmarks.studies.intervals import mean_and_margin, sign_test
 from gradweight.gan import high_quality_share, mode_kl, modes_covered
 
 ANGLES = torch.arange(8) * (2 * math.pi / 8)
@@ -70,6 +70,9 @@ def summarise(runs: list[Run]) -> dict[str, Any]:
             summary["minus plain"][method] = {"seeds": paired} | {
                 name: mean_and_margin([own[s][name] - ends["plain", s][name] for s in paired]) for name in METRICS
             }
+            only_ours = sum(own[s]["modes"] == 8 > ends["plain", s]["modes"] for s in paired)
+            only_plain = sum(own[s]["modes"] < 8 == ends["plain", s]["modes"] for s in paired)
+            summary["minus plain"][method]["all 8 modes"] = [only_ours, only_plain, sign_test(only_ours, only_plain)]
     return summary
 
 
@@ -103,6 +106,8 @@ def report(runs: list[Run], summary: dict[str, Any]) -> str:
             clear = abs(mean) > margin
             verdict = ("better" if better else "worse") if clear else "no clear difference at this number of seeds"
             lines.append(f"  {title:<16}{mean:+.2f}  [{mean - margin:+.2f}, {mean + margin:+.2f}]  {verdict}")
+        only_ours, only_plain, p = difference["all 8 modes"]
+        lines.append(f"  all 8 modes     only {method} {only_ours}, only plain {only_plain}, sign test p = {p:.2g}")
     return "\n".join(lines)
 
 
