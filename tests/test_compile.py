@@ -6,6 +6,7 @@ from torch import nn
 from torch.func import functional_call
 from torch.nn import functional as F
 
+from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AngleBisector, Sum
 
@@ -82,3 +83,28 @@ def test_with_an_optimizer_of_torch_the_only_break_is_its_own():
         eager(REAL, FAKE)
     for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("engine", ["autograd", "hooks"])
+def test_a_compiled_module_that_an_earlier_backward_has_used_up(engine):
+    net = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 2))  # saves what it may overwrite
+    compiled = torch.compile(net, backend="aot_eager")
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Sum(), engine=engine)
+
+    def losses():
+        y = compiled(REAL)
+        return {"first": y[:, 0].square().mean(), "second": y[:, 1].square().mean()}
+
+    opt.backward(losses())  # retains the graph the first time
+    torch._dynamo.reset()
+    compiled(REAL).sum().backward()  # does not, and the backward pass is compiled for that
+    before = [p.grad.clone() for p in net.parameters()]
+    opt.zero_grad()
+    for p, grad in zip(net.parameters(), before, strict=True):
+        p.grad = grad
+    with pytest.raises(RuntimeError, match=r"donated_buffer = False"):
+        opt.backward(losses())
+    assert all(p.grad is grad for p, grad in zip(net.parameters(), before, strict=True))
+    torch._dynamo.reset()
+    opt.zero_grad()
+    opt.backward(losses())

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..linalg.rows import Row
 
-__all__ = ["by_autograd", "cotangent_of", "dense"]
+__all__ = ["by_autograd", "cotangent_of", "dense", "explain_donated_buffers"]
 
 
 def by_autograd(
@@ -24,10 +24,24 @@ def by_autograd(
     A row is yielded before the backward pass of the next loss begins.
     """
     for loss, keep in zip(losses, retain, strict=True):
-        row = torch.autograd.grad(
-            loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
-        )
+        try:
+            row = torch.autograd.grad(
+                loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
+            )
+        except RuntimeError as error:
+            explain_donated_buffers(error)
+            raise
         yield [t if t is None or t.layout is torch.strided else t.to_dense() for t in row]
+
+
+def explain_donated_buffers(error: RuntimeError) -> None:
+    """Raise an error that says what to do, if ``error`` is the one that torch raises for compiled modules."""
+    if "donated buffer" in str(error):
+        raise RuntimeError(
+            "several losses share the graph of a compiled module whose backward pass was compiled for a single use, by "
+            "an earlier backward pass that did not retain the graph: set torch._functorch.config.donated_buffer = False "
+            "before that one, or call torch._dynamo.reset() after it"
+        ) from error
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from ..linalg.rows import Row
-from .autograd import cotangent_of, dense
+from .autograd import cotangent_of, dense, explain_donated_buffers
 
 __all__ = ["by_hooks"]
 
@@ -25,7 +25,11 @@ def by_hooks(
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
+            try:
+                loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
+            except RuntimeError as error:
+                explain_donated_buffers(error)
+            raise
             yield [dense(p.grad) for p in params]
     finally:
         for p, grad in zip(params, before, strict=True):
