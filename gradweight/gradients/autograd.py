@@ -39,8 +39,8 @@ def explain_donated_buffers(error: RuntimeError) -> None:
     if "donated buffer" in str(error):
         raise RuntimeError(
             "several losses share the graph of a compiled module whose backward pass was compiled for a single use, by "
-            "an earlier backward pass that did not retain the graph: set torch._functorch.config.donated_buffer = False "
-            "before that one, or call torch._dynamo.reset() after it"
+            "an earlier backward pass that did not retain the graph: set torch._functorch.config.donated_buffer = "
+            "False before that one, or call torch._dynamo.reset() after it"
         ) from error
 
 

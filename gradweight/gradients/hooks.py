@@ -29,7 +29,7 @@ def by_hooks(
                 loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
             except RuntimeError as error:
                 explain_donated_buffers(error)
-            raise
+                raise
             yield [dense(p.grad) for p in params]
     finally:
         for p, grad in zip(params, before, strict=True):
