@@ -6,6 +6,8 @@ one on the "meta" device, whose tensors have no values.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -47,6 +49,17 @@ class Recording(TorchDispatchMode):
                         then.copy_(now)
 
 
+def tensors(value: object) -> Iterator[Tensor]:
+    """Those in nested tuples, lists and dicts; `tree_leaves` knows more containers and takes five times as long."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, tuple | list):
+        for entry in value:
+            yield from tensors(entry)
+    elif isinstance(value, dict):
+        yield from tensors(tuple(value.values()))
+
+
 class NothingFromTheHost(TorchDispatchMode):
     """Refuses tensors that lie on the CPU, as everything made from Python data does before it is copied elsewhere.
 
@@ -55,8 +68,8 @@ class NothingFromTheHost(TorchDispatchMode):
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         result = func(*args, **(kwargs or {}))
-        for tensor in tree_leaves((args, kwargs, result)):
-            assert not isinstance(tensor, Tensor) or tensor.device.type == "meta", f"{func} on {tensor.device}"
+        for tensor in tensors((args, kwargs, result)):
+            assert tensor.device.type == "meta", f"{func} on {tensor.device}"
         if func is torch.ops.aten._linalg_solve_ex.default:
             systems, n = args[0].shape[:-2].numel(), args[0].shape[-1]
             assert systems >= 3, f"{systems} systems by cuSOLVER"

@@ -79,10 +79,11 @@ class Training:
         return features, {name: out[:, i].square().mean() for i, name in enumerate(self.names)}
 
     def steps(self, backward: Callable[[Training], object], micro_batches: int = 2, steps: int = 2) -> None:
-        for _ in range(steps):
+        """Steps, the first of which takes several micro-batches; from the second on there is a state of the rule."""
+        for step in range(steps):
             with watched(self.device):
                 self.opt.zero_grad()
-                for _ in range(micro_batches):
+                for _ in range(1 if step else micro_batches):
                     backward(self)
                 self.opt.step()
         assert self.head.weight.grad.device.type == self.device
