@@ -107,6 +107,7 @@ def test_compiled_ensemble():
     torch.testing.assert_close(seen.weights, plain.weights)
 
 
+@pytest.mark.slow
 def test_compiled_by_the_default_backend():
     def losses(params):
         return {"a": params["w"].square().sum(), "b": params["w"].exp().sum()}

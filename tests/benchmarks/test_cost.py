@@ -61,6 +61,7 @@ def machine(path: Path) -> dict[str, object]:
     return record
 
 
+@pytest.mark.slow
 def test_ring(tmp_path: Path) -> None:
     table = run("studies.ring.compare", "--steps", "20", "--seeds", "2", "--workers", "1", "--out", str(tmp_path))
     assert "plain" in table
@@ -92,6 +93,7 @@ def test_settings_of_the_ring(name: str) -> None:
     assert not torch.equal(generator(torch.ones(1, setting.noise)), before)
 
 
+@pytest.mark.slow
 def test_pinn(tmp_path: Path) -> None:
     table = run("studies.pinn", "--steps", "5", "--seeds", "1", "--out", str(tmp_path))
     record = json.loads((tmp_path / "pinn.json").read_text())

@@ -33,6 +33,7 @@ def run(*command: str, folder: Path) -> str:
     return finished.stdout
 
 
+@pytest.mark.slow
 def test_measurement(tmp_path: Path) -> None:
     table = run("-m", "benchmarks.cost.distributed", "--quick", "--rounds", "2", "--out", str(tmp_path), folder=ROOT)
     record = json.loads((tmp_path / "distributed.json").read_text())
@@ -48,6 +49,7 @@ def test_measurement(tmp_path: Path) -> None:
     assert (tmp_path / "distributed.png").stat().st_size > 5_000
 
 
+@pytest.mark.slow
 def test_program_of_the_page(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     _, source = blocks(PAGE.read_text())[0]
     exec(source, {})

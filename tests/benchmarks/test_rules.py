@@ -17,6 +17,7 @@ from ..rules.test_docs import PAGE
 from .test_cost import machine, run
 
 
+@pytest.mark.slow
 def test_time(tmp_path: Path) -> None:
     run(
         "rules",

@@ -236,11 +236,13 @@ def compiled_equals_eager(case: Case, backend: str) -> None:
     torch.testing.assert_close(compiled(gram), decide(gram), rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("case", [c for c in CASES if c.signals in ({}, FAVOUR_REAL)], ids=str)
 def test_compiled_is_eager(case: Case) -> None:
     compiled_equals_eager(case, "aot_eager")
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(shutil.which("g++") is None, reason="inductor needs a C++ compiler")
 def test_inductor_is_eager() -> None:
     """Once, on the rule with the most branches: a full compilation takes seconds."""

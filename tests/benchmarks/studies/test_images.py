@@ -209,6 +209,7 @@ def test_missing_data_end_a_script_with_advice(
     assert not list((tmp_path / "out").glob("*"))  # which would be a folder of runs on them
 
 
+@pytest.mark.slow
 def test_who_leaves_does_not_wait_for_the_runs_that_have_begun(folder: Path, tmp_path: Path) -> None:
     size = image_study.SIZES["tiny"]
     endless = replace(size, steps={"dcgan": 10**9}, looks=1)
@@ -297,6 +298,7 @@ def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> N
                 pair.generator_step()
 
 
+@pytest.mark.slow
 def test_the_scripts_find_each_other_when_run_by_path() -> None:
     command = [sys.executable, "-m", "benchmarks.studies.angles.measure", "--help"]
     assert "--quick" in subprocess.run(command, capture_output=True, text=True, check=True, timeout=240).stdout
