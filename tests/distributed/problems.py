@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import torch
 from torch import Tensor, distributed, nn
 
@@ -63,6 +66,44 @@ def alone(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradi
 
 def together(net: nn.Module, rule: Rule, **settings: object) -> MultiObjectiveGradient:
     return MultiObjectiveGradient(base(net), rule, process_group=world(), **settings)  # type: ignore[arg-type]
+
+
+def by_backward(opt: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+    opt.backward(losses_of(model, x))
+
+
+def by_join(opt: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+    opt.join(losses_of(model, x)).backward()
+
+
+def train_both(
+    ours: tuple[MultiObjectiveGradient, nn.Module],
+    reference: tuple[MultiObjectiveGradient, nn.Module],
+    steps: int,
+    backward: Callable[[MultiObjectiveGradient, Any, Tensor], object] = by_backward,
+    *,
+    micro_batches: int = 1,
+    dtype: torch.dtype = torch.float64,
+    step: Callable[[MultiObjectiveGradient], object] = MultiObjectiveGradient.step,
+) -> None:
+    """The same steps twice: of the processes, each on its share of every batch, and of one process on all of it.
+
+    Args:
+        ours: an optimizer of the group and its model.
+        reference: an optimizer without a group and its model.
+        steps: how many.
+        backward: is called with an optimizer, its model and a batch.
+        micro_batches: how many backwards each step takes, of one batch each.
+        dtype: of the batches.
+        step: is called with an optimizer.
+    """
+    for i in range(steps):
+        for (opt, model), part in ((ours, share), (reference, torch.clone)):
+            opt.zero_grad()
+            for micro in range(micro_batches):
+                whole = batch(micro_batches * i + micro, distributed.get_world_size(), dtype)
+                backward(opt, model, part(whole))
+            step(opt)
 
 
 def distance(net: nn.Module, other: nn.Module) -> float:

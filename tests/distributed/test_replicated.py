@@ -10,14 +10,27 @@ import pytest
 import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import AngleBisector, GradDrop, UPGrad
 from gradweight.rules.claims import CLAIMS, Claims
 
 from .pool import Pool
-from .problems import NAMES, alone, batch, distance, losses_of, network, same_everywhere, share, together
+from .problems import (
+    NAMES,
+    Net,
+    alone,
+    batch,
+    by_backward,
+    by_join,
+    distance,
+    losses_of,
+    network,
+    same_everywhere,
+    share,
+    together,
+    train_both,
+)
 
 RULES = {claims.name: claims for claims in CLAIMS if claims.losses[0] <= 3 <= claims.losses[1]}
 PAIRED = {claims.name: claims for claims in CLAIMS if claims.losses[1] == 2}
@@ -32,20 +45,18 @@ def steps(
 ) -> tuple[float, bool]:
     """How far apart the processes and one process on the global batch are after four steps, two backwards each."""
     claims = (RULES | PAIRED)[name]
-    processes = distributed.get_world_size()
     net, reference = network(dtype), network(dtype)
     opt = together(net, claims.rule, reduce=reduce, **(settings or {}))
     expected = alone(reference, claims.rule, **(settings or {}))
-    for i in range(4):
-        for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
-            one.zero_grad()
-            for micro in range(2):
-                losses = some(losses_of(model, mine(batch(2 * i + micro, processes, dtype))), claims)
-                if how == "backward":
-                    one.backward(losses, **claims.signals)
-                else:
-                    (one.join(losses, **claims.signals) / 2).backward()
-            one.step()
+
+    def backward(one: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+        losses = some(losses_of(model, x), claims)
+        if how == "backward":
+            one.backward(losses, **claims.signals)
+        else:
+            (one.join(losses, **claims.signals) / 2).backward()
+
+    train_both((opt, net), (expected, reference), 4, backward, micro_batches=2, dtype=dtype)
     return distance(net, reference), same_everywhere(net)
 
 
@@ -86,14 +97,9 @@ class Waves(nn.Module):
 
 
 def real_and_complex(reduce: str) -> float:
-    processes = distributed.get_world_size()
     net, reference = Waves(), Waves()
     opt, expected = together(net, GradDrop(), reduce=reduce), alone(reference, GradDrop())
-    for i in range(4):
-        for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
-            one.zero_grad()
-            one.backward(model.losses(mine(batch(i, processes))))
-            one.step()
+    train_both((opt, net), (expected, reference), 4, lambda one, model, x: one.backward(model.losses(x)))
     return distance(net, reference)
 
 
@@ -133,12 +139,7 @@ def one_backward_in_place(reduce: str) -> float:
     net, reference = network(), network()
     opt = together(net, AngleBisector(), reduce=reduce, accumulate=False)
     expected = alone(reference, AngleBisector(), accumulate=False)
-    for i in range(3):
-        x = batch(i, distributed.get_world_size())
-        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
-            one.zero_grad()
-            one.backward(losses_of(model, mine))
-            one.step()
+    train_both((opt, net), (expected, reference), 3)
     return distance(net, reference)
 
 
@@ -150,16 +151,14 @@ def test_in_place(pair: Pool, reduce: str) -> None:
 def functions(reduce: str, joint: bool) -> float:
     net, reference = network(), network()
     opt, expected = together(net, UPGrad(), reduce=reduce), alone(reference, UPGrad())
-    for i in range(3):
-        x = batch(i, distributed.get_world_size())
-        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
 
-            def values(params: dict[str, Tensor], model: nn.Module = model, x: Tensor = mine) -> dict[str, Tensor]:
-                return losses_of(lambda x: torch.func.functional_call(model, params, (x,)), x)  # type: ignore[arg-type]
+    def backward(one: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+        def values(params: dict[str, Tensor]) -> dict[str, Tensor]:
+            return losses_of(lambda x: torch.func.functional_call(model, params, (x,)), x)  # type: ignore[arg-type]
 
-            one.zero_grad()
-            one.backward(values if joint else {n: lambda p, n=n, f=values: f(p)[n] for n in NAMES})  # type: ignore[misc]
-            one.step()
+        one.backward(values if joint else {name: lambda params, name=name: values(params)[name] for name in NAMES})  # type: ignore[misc]
+
+    train_both((opt, net), (expected, reference), 3, backward)
     return distance(net, reference)
 
 
@@ -172,14 +171,13 @@ def shared_level(reduce: str) -> float:
     net, reference = network(), network()
     opt = together(net, AngleBisector(), reduce=reduce)
     expected = alone(reference, AngleBisector())
-    for i in range(3):
-        x = batch(i, distributed.get_world_size())
-        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
-            one.zero_grad()
-            features = model.trunk(mine)
-            y, z = model.first(features), model.second(features)
-            one.backward({"a": y.square().mean(), "c": (z + 1).exp().mean()}, shared=features)
-            one.step()
+
+    def backward(one: MultiObjectiveGradient, model: Net, x: Tensor) -> None:
+        features = model.trunk(x)
+        y, z = model.first(features), model.second(features)
+        one.backward({"a": y.square().mean(), "c": (z + 1).exp().mean()}, shared=features)
+
+    train_both((opt, net), (expected, reference), 3, backward)
     return distance(net, reference)
 
 
@@ -192,16 +190,7 @@ def wrapped_in_ddp(how: str) -> tuple[float, bool]:
     net, reference = network(), network()
     ddp = DistributedDataParallel(net, find_unused_parameters=how == "join")
     opt, expected = together(net, UPGrad()), alone(reference, UPGrad())
-    for i in range(4):
-        x = batch(i, distributed.get_world_size())
-        for one, model, mine in ((opt, ddp, share(x)), (expected, reference, x)):
-            one.zero_grad()
-            losses = losses_of(model, mine)
-            if how == "backward":
-                one.backward(losses)
-            else:
-                one.join(losses).backward()
-            one.step()
+    train_both((opt, ddp), (expected, reference), 4, by_backward if how == "backward" else by_join)
     return distance(net, reference), same_everywhere(net)
 
 
@@ -272,53 +261,3 @@ def test_wrong_groups(pair: Pool) -> None:
     assert first.endswith("got 'nccl'")
     assert second.endswith("got True")
     assert third == "reduce must be 'all' or 'scatter'; got 'gather'"
-
-
-class Names(TorchDispatchMode):
-    """The operations in the order in which they are dispatched."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[str] = []
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        self.seen.append(func.name())
-        return func(*args, **(kwargs or {}))
-
-
-def order(reduce: str) -> list[str]:
-    net = network()
-    opt = together(net, AngleBisector(), reduce=reduce)
-    losses = losses_of(net, share(batch(0, 2)))
-    with Names() as names:
-        opt.backward(losses)
-    interesting = {"aten::tanh_backward": "walk", "c10d::allreduce_": "reduce", "c10d::alltoall_base_": "reduce"}
-    return [interesting[name] for name in names.seen if name in interesting]
-
-
-@pytest.mark.parametrize("reduce", ["all", "scatter"])
-def test_rows_are_sent_while_the_next_loss_is_walked_back(pair: Pool, reduce: str) -> None:
-    for events in pair.run(order, reduce):
-        # each of three losses goes back through two hyperbolic tangents
-        walks = [i for i, event in enumerate(events) if event == "walk"]
-        assert len(walks) == 6
-        for last, following in ((walks[1], walks[2]), (walks[3], walks[4])):
-            assert "reduce" in events[last:following]
-
-
-def elements_held(reduce: str) -> tuple[int, int]:
-    net = network()
-    opt = together(net, AngleBisector(), reduce=reduce)
-    opt.backward(losses_of(net, share(batch(0, 4))))
-    accumulated = opt._step.progress.accumulated
-    assert accumulated is not None
-    storages = {t.untyped_storage().data_ptr(): t for row in accumulated.rows for t in row if t is not None}
-    held = sum(t.untyped_storage().nbytes() // t.element_size() for t in storages.values())
-    return held, sum(p.numel() for p in net.parameters())
-
-
-def test_a_process_holds_a_share_of_every_row(four: Pool) -> None:
-    for held, k in four.run(elements_held, "all"):
-        assert 3 * k <= held <= 3 * (k + 4)  # a row is filled up to a multiple of the processes
-    for held, k in four.run(elements_held, "scatter"):
-        assert 3 * k / 4 <= held <= 3 * (k + 4) / 4

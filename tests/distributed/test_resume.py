@@ -44,10 +44,11 @@ def start(rule: str, kind: str) -> tuple[Net, MultiObjectiveGradient]:
     return net, opt
 
 
-def train(net: Net, opt: MultiObjectiveGradient, steps: range) -> None:
+def train(net: Net, opt: MultiObjectiveGradient, steps: range, whole: bool = False) -> None:
+    """On this process's share of each batch, or on the whole of it."""
     for i in steps:
         x: Tensor = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
-        if distributed.is_initialized():
+        if distributed.is_initialized() and not whole:
             x = x.chunk(distributed.get_world_size())[distributed.get_rank()]
         opt.zero_grad()
         opt.backward(losses_of(net, x))
@@ -74,11 +75,7 @@ def resume(folder: str, rule: str, kind: str) -> float:
 def uninterrupted(rule: str) -> Net:
     net = trained()
     opt = MultiObjectiveGradient(torch.optim.Adam(net.named_parameters(), lr=0.01), RULES[rule], process_group=False)
-    for i in range(6):
-        x = torch.randn(SAMPLES, 3, generator=torch.Generator().manual_seed(i), dtype=torch.float64)
-        opt.zero_grad()
-        opt.backward(losses_of(net, x))
-        opt.step()
+    train(net, opt, range(6), whole=True)
     return net
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed, nn
 from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 from torch.distributed.tensor import Replicate, Shard, distribute_tensor
@@ -19,7 +19,20 @@ from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
 
 from .pool import Pool
-from .problems import Net, alone, base, batch, distance, losses_of, network, share, world
+from .problems import (
+    Net,
+    alone,
+    base,
+    batch,
+    by_backward,
+    by_join,
+    distance,
+    losses_of,
+    network,
+    share,
+    train_both,
+    world,
+)
 
 RULES: dict[str, Rule] = {
     "UPGrad": UPGrad(),
@@ -41,15 +54,7 @@ def steps(rule: str, how: str, dtype: torch.dtype, settings: dict[str, Any], wra
     net, reference = sharded(network(dtype), **settings), network(dtype)
     opt = MultiObjectiveGradient(base(net), RULES[rule], **wrapper)
     expected = alone(reference, RULES[rule], **wrapper)
-    for i in range(4):
-        x = batch(i, distributed.get_world_size(), dtype)
-        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
-            one.zero_grad()
-            if how == "backward":
-                one.backward(losses_of(model, mine))
-            else:
-                one.join(losses_of(model, mine)).backward()
-            one.step()
+    train_both((opt, net), (expected, reference), 4, by_backward if how == "backward" else by_join, dtype=dtype)
     return distance(net, reference)
 
 
@@ -107,12 +112,7 @@ def some_not_sharded(reduce: str) -> float:
     rule = PINNAnnealing("a")
     opt = MultiObjectiveGradient(base(net), rule, process_group=world(), reduce=reduce)  # type: ignore[arg-type]
     expected = alone(reference, rule)
-    for i in range(3):
-        x = batch(i, 2)
-        for one, model, mine in ((opt, net, share(x)), (expected, reference, x)):
-            one.zero_grad()
-            one.backward(losses_of(model, mine))
-            one.step()
+    train_both((opt, net), (expected, reference), 3)
     return distance(net, reference)
 
 
@@ -124,20 +124,22 @@ def test_sharded_and_whole_parameters_together(pair: Pool, reduce: str) -> None:
 def scaled() -> tuple[float, list[bool]]:
     net, reference = sharded(network(torch.float32)), network(torch.float32)
     opt, expected = MultiObjectiveGradient(base(net), UPGrad()), alone(reference, UPGrad())
-    ours, theirs = (torch.amp.GradScaler("cpu", init_scale=1024.0) for _ in range(2))
-    for i in range(3):
-        x = batch(i, 2, torch.float32)
-        for one, model, mine, scaler in ((opt, net, share(x), ours), (expected, reference, x, theirs)):
-            one.zero_grad()
-            one.backward(losses_of(model, mine), scaler=scaler)
-            scaler.step(one)
-            scaler.update()
+    scalers = {one: torch.amp.GradScaler("cpu", init_scale=1024.0) for one in (opt, expected)}
+
+    def backward(one: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+        one.backward(losses_of(model, x), scaler=scalers[one])
+
+    def step(one: MultiObjectiveGradient) -> None:
+        scalers[one].step(one)
+        scalers[one].update()
+
+    train_both((opt, net), (expected, reference), 3, backward, dtype=torch.float32, step=step)
     apart = distance(net, reference)
     losses = losses_of(net, share(batch(9, 2, torch.float32)))
     if distributed.get_rank() == 1:
         losses["b"] = losses["b"] * torch.inf
     opt.zero_grad()
-    opt.backward(losses, scaler=ours)
+    opt.backward(losses, scaler=scalers[opt])
     return apart, [bool(p.grad.to_local().isnan().all()) for p in net.parameters() if p.grad is not None]  # type: ignore[attr-defined]
 
 

@@ -1,20 +1,18 @@
-"""Processes that differ: losses, parameters and samples of some only, micro-batches, infinities, failures."""
+"""Processes that differ: losses, parameters and samples of some only, micro-batches, infinities."""
 
 from __future__ import annotations
 
-import os
-import signal
+import itertools
 
 import pytest
 import torch
 from torch import Tensor, distributed, nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rule import Rule
-from gradweight.rules import FAMO, AngleBisector, Sum, Uncertainty, UPGrad
+from gradweight.rules import FAMO, AngleBisector, Uncertainty, UPGrad
 
 from .pool import Pool
-from .problems import alone, base, batch, distance, losses_of, network, same_everywhere, share, together
+from .problems import alone, batch, distance, losses_of, network, same_everywhere, share, together, train_both
 
 REDUCE = pytest.mark.parametrize("reduce", ["all", "scatter"])
 
@@ -68,29 +66,9 @@ def weighted_losses_of_some(every: int) -> float:
     return distance(net, reference)
 
 
-@pytest.mark.parametrize("rule", [Uncertainty(), UPGrad()])
-def test_one_process_has_all_losses(rule: Rule) -> None:
-    net = network()
-    losses = losses_of(net, batch(0, 1))
-    with pytest.raises(TypeError, match="the loss 'b' must be a scalar tensor; got NoneType"):
-        MultiObjectiveGradient(base(net), rule).backward(losses | {"b": None})  # type: ignore[dict-item]
-
-
 @pytest.mark.parametrize("every", [1, 2])
 def test_one_backward_of_what_a_process_has(pair: Pool, every: int) -> None:
     assert max(pair.run(weighted_losses_of_some, every)) < 1e-12
-
-
-def nobody_has_it() -> str:
-    net = network()
-    opt = together(net, AngleBisector())
-    with pytest.raises(ValueError, match="None") as raised:
-        opt.backward({"a": losses_of(net, batch(0, 1))["a"], "b": None})  # type: ignore[dict-item]
-    return str(raised.value)
-
-
-def test_a_loss_that_no_process_has(pair: Pool) -> None:
-    assert pair.run(nobody_has_it) == ["the loss 'b' is None on all 2 processes"] * 2
 
 
 def parameters_of_some(reduce: str) -> tuple[float, list[bool]]:
@@ -149,22 +127,22 @@ def micro_batches(reduce: str, rule: str, how: str) -> tuple[float, bool, int]:
     net, reference = network(), network()
     made = {"UPGrad": UPGrad(), "FAMO": FAMO()}[rule]
     opt, expected = together(net, made, reduce=reduce), alone(reference, made)
-    exchanged = 0
-    for i in range(3):
-        for one, model, mine in ((opt, net, share), (expected, reference, lambda x: x)):
-            one.zero_grad()
-            for micro in range(4):
-                losses = losses_of(model, mine(batch(4 * i + micro, 2)))
-                if how == "join":
-                    (one.join(losses) / 4).backward()
-                elif one is opt and micro < 3:
-                    with opt.no_sync():
-                        seen = opt.backward(losses)
-                    assert bool(seen.gram.isnan().all())
-                    exchanged += sum(p.grad is not None for p in net.parameters())
-                else:
-                    one.backward(losses)
-            one.step()
+    exchanged, micro = 0, itertools.count()
+
+    def backward(one: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
+        nonlocal exchanged
+        losses = losses_of(model, x)
+        if how == "join":
+            (one.join(losses) / 4).backward()
+        elif one is opt and next(micro) % 4 < 3:
+            with opt.no_sync():
+                seen = opt.backward(losses)
+            assert bool(seen.gram.isnan().all())
+            exchanged += sum(p.grad is not None for p in net.parameters())
+        else:
+            one.backward(losses)
+
+    train_both((opt, net), (expected, reference), 3, backward, micro_batches=4)
     return distance(net, reference), same_everywhere(net), exchanged
 
 
@@ -175,22 +153,6 @@ def test_micro_batches_without_exchange(pair: Pool, reduce: str, rule: str, how:
         assert same
         assert apart < 1e-12
         assert exchanged == 0
-
-
-def forgotten() -> str:
-    net = network()
-    opt = together(net, Sum())
-    with opt.no_sync():
-        opt.backward(losses_of(net, batch(0, 1)))
-    with pytest.raises(RuntimeError) as raised:
-        opt.step()
-    opt.zero_grad()
-    opt.step()
-    return str(raised.value)
-
-
-def test_a_step_without_an_exchange_is_an_error(pair: Pool) -> None:
-    assert all("no_sync()" in text for text in pair.run(forgotten))
 
 
 def infinite(reduce: str) -> list[bool]:
@@ -213,81 +175,6 @@ def infinite(reduce: str) -> list[bool]:
 @REDUCE
 def test_an_inf_on_one_process(pair: Pool, reduce: str) -> None:
     assert pair.run(infinite, reduce) == [[True, True, True]] * 2
-
-
-def other_names(reduce: str, how: str) -> tuple[str, bool]:
-    net = network()
-    opt = together(net, AngleBisector(), reduce=reduce)
-    opt.backward(losses_of(net, share(batch(0, 2))))
-    before = [None if p.grad is None else p.grad.clone() for p in net.parameters()]
-    losses = losses_of(net, share(batch(1, 2)))
-    opt.zero_grad()
-    for p, grad in zip(net.parameters(), before, strict=True):
-        p.grad = grad
-    if distributed.get_rank() == 1:
-        losses["d"] = losses.pop("c")
-    go = opt.backward if how == "backward" else lambda losses: opt.join(losses).backward()
-    with pytest.raises(RuntimeError) as raised:
-        go(losses)
-    untouched = all(p.grad is grad for p, grad in zip(net.parameters(), before, strict=True))
-    # and the group still works
-    opt.backward(losses_of(net, share(batch(2, 2))))
-    return str(raised.value), untouched
-
-
-@REDUCE
-@pytest.mark.parametrize("how", ["backward", "join"])
-def test_other_names_are_an_error_on_every_process(pair: Pool, reduce: str, how: str) -> None:
-    for message, untouched in pair.run(other_names, reduce, how):
-        expected = (
-            "all processes need the same losses, in one order: rank 0 has ['a', 'b', 'c']; rank 1 has ['a', 'b', 'd']"
-        )
-        assert message == expected
-        assert untouched
-
-
-def fails_on_one(where: str) -> tuple[str, bool]:
-    net = network()
-    opt = together(net, AngleBisector())
-    losses = losses_of(net, share(batch(0, 2)))
-    if distributed.get_rank() == 1:
-        if where == "validation":
-            losses["b"] = losses["b"].detach()
-        else:
-            losses["b"].register_hook(lambda g: 1 / 0)  # type: ignore[arg-type]
-    with pytest.raises((RuntimeError, ValueError, ZeroDivisionError)) as raised:
-        opt.backward(losses)
-    untouched = all(p.grad is None for p in net.parameters())
-    opt.backward(losses_of(net, share(batch(2, 2))))
-    return f"{raised.type.__name__}: {raised.value}", untouched
-
-
-@pytest.mark.parametrize("where", ["validation", "backward"])
-def test_a_failure_on_one_process_is_told_to_the_others(pair: Pool, where: str) -> None:
-    (first, untouched), (second, also) = pair.run(fails_on_one, where)
-    own = "ValueError: the loss 'b' has no graph" if where == "validation" else "ZeroDivisionError: division by zero"
-    assert second.startswith(own)
-    assert first.startswith(f"RankMismatchError: this step was given up on all 2 processes because of rank 1: {own}")
-    assert untouched
-    assert also
-
-
-def dies() -> list[bool]:
-    net = network()
-    opt = together(net, AngleBisector())
-    opt.backward(losses_of(net, share(batch(0, 2))))
-    opt.step()
-    before = [p.detach().clone() for p in net.parameters()]
-    losses = losses_of(net, share(batch(1, 2)))
-    if distributed.get_rank() == 1:
-        losses["b"].register_hook(lambda g: os.kill(os.getpid(), signal.SIGKILL))
-    with pytest.raises(RuntimeError):  # the process group's own
-        opt.backward(losses)
-    return [torch.equal(p, q) for p, q in zip(net.parameters(), before, strict=True)]
-
-
-def test_a_process_that_dies(pair: Pool) -> None:
-    assert all(pair.run(dies, dies=(1,))[0])
 
 
 def means_of_signals() -> tuple[float, float]:
@@ -329,42 +216,3 @@ def test_parameters_frozen_between_micro_batches(pair: Pool) -> None:
         assert apart < 1e-12
     for _, message in pair.run(frozen, "scatter"):
         assert message.startswith("reduce='scatter' needs the same parameters on all micro-batches of a step")
-
-
-def differ(what: str) -> str:
-    """Rank 1 does something else."""
-    other = distributed.get_rank() == 1
-    net = network()
-    if what == "weights" and other:
-        torch.nn.init.zeros_(net.second.bias)
-    settings: dict[str, object] = {"reduce": "scatter"} if what == "reduce" and other else {}
-    rule: Rule = (
-        {"rule": UPGrad(), "kind of rule": Uncertainty()}.get(what, AngleBisector()) if other else AngleBisector()
-    )  # type: ignore[assignment]
-    opt = together(net, rule, **settings)
-    x = share(batch(0, 2))
-    features = net.trunk(x)
-    losses = {"a": net.first(features).square().mean(), "c": net.second(features).exp().mean()}
-    shared = features if what == "shared" and other else None
-    signals = {"score": 1.0} if what == "signal" and other else {}
-    with pytest.raises((RuntimeError, TypeError)) as raised:
-        opt.backward(losses, shared=shared, **signals)
-    assert all(p.grad is None for p in net.parameters())
-    return f"{raised.type.__name__}: {raised.value}"
-
-
-@pytest.mark.parametrize(
-    ("what", "said"),
-    [
-        ("rule", "rank 0 has backward() with the signals []; AngleBisector()"),
-        ("kind of rule", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
-        ("reduce", "reduce='scatter'"),
-        ("shared", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
-        ("signal", "with the signals ['score']"),
-        ("weights", "all processes need the same parameters: rank 0 has 9 of shapes"),
-    ],
-)
-def test_processes_that_do_different_things(pair: Pool, what: str, said: str) -> None:
-    for message in pair.run(differ, what):
-        assert said in message
-        assert message.startswith("RankMismatchError: all processes need the same ")
