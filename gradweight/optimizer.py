@@ -45,18 +45,17 @@ class MultiObjectiveGradient(OptimizerWrapper):
     A rule that needs no gradients, such as one that goes by the losses alone, costs one backward whatever m is; what
     that means for the `Combination` and for micro-batches is said in `gradweight.rule`.
 
-    Memory beyond a plain step, for m losses and k parameters: the m rows that autograd returned, mk, are kept until
-    `zero_grad`, and the direction has a buffer of k that is kept between steps. Its tensors are what ``.grad``
-    holds, so a reference to a ``.grad`` sees the next step's values. With ``accumulate=False`` the direction is
-    formed in place in the first row and the others are dropped: (m - 1)k at the peak and no buffer, for steps of
-    exactly one `backward`.
+    Memory beyond a plain step, for m losses and k parameters: the m rows, mk, are kept until `zero_grad`, and the
+    direction has a buffer of k that is kept between steps and is what ``.grad`` holds. With ``accumulate=False``, for
+    steps of one `backward`, it is formed in place in the first row: (m - 1)k at the peak and no buffer.
 
     Args:
         base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS), nor one that takes
             sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
-        engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients`); "auto" takes "func" for losses
-            that are functions, "hooks" for reentrant checkpoints and sharded parameters, and "autograd" for the rest.
+        engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients.engines`); "auto" takes "func" for
+            functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" on a GPU for three losses and
+            more on one small trunk, and "autograd" for the rest. `engine_used` says which it was.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.
@@ -126,7 +125,10 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """What the last `backward` returned; None before the first."""
         return self._step.last
 
-    # ---- the one way of the data: losses -> gradients -> gram -> rule -> weights -> .grad
+    @property
+    def engine_used(self) -> str | None:
+        """The engine of the last `backward` that took one gradient per loss; None before the first."""
+        return self._step.settings.auto.used
 
     def backward(
         self,
@@ -231,8 +233,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
         finally:
             self._step.local_only = before
 
-    # ---- the optimizer's own interface, handed to the base
-
     @with_step_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
         """One step of the base optimizer along ``.grad``; with nothing pending, a plain step of the base.
@@ -289,7 +289,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             post_hook(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base; its parameters take part from the next `backward` on."""
+        """Add a group to the base, for the next `backward`."""
         self.base.add_param_group(param_group)
         self._step.settings.names.update(names_of(self.base, None))
 

@@ -7,12 +7,14 @@
 - `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
   sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone. As in any ``.backward()``, leaves that do
   not belong to the optimizer receive their gradients too.
-- `batched`: one backward for all losses together, vectorised over them by `torch.vmap`. Chosen by name only: worth it
-  where many losses share nearly the whole graph and its operations are small, so that launching them is what costs;
-  where losses have graphs of their own it pushes zeros through all of them, for every loss. It holds m times the
-  intermediate gradients at once, gives zeros instead of None where a loss does not reach a parameter that another
-  one reaches, and fails where an operation's backward has no batching rule or acts in place (custom functions
-  without a ``vmap``, recurrent layers of CUDA, compiled modules, sparse embeddings); then it says so.
+- `batched`: one backward for all losses together, vectorised over them by `torch.vmap`. Worth it on a GPU where three
+  losses or more share nearly the whole graph and its operations are small, so that launching them is what costs: there
+  ``engine="auto"`` takes it (`gradweight.gradients.auto`), and goes back to one backward pass for each loss where an
+  operation cannot be batched. On a CPU it is chosen by name only. Where losses have graphs of their own it pushes zeros
+  through all of them, for every loss. It holds m times the intermediate gradients at once, gives zeros instead of None
+  where a loss does not reach a parameter that another one reaches, and fails where an operation's backward has no
+  batching rule or acts in place (custom functions without a ``vmap``, recurrent layers of CUDA, compiled modules,
+  sparse embeddings); then it says so.
 
 A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
 graphs of all the other losses, which nearly doubles a step where two losses have separate batches: what
@@ -26,6 +28,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from torch import Tensor
 
 from ..linalg.rows import Row
+from .auto import AutoEngine
 from .autograd import by_autograd
 from .batched import by_batched
 from .func import by_func
@@ -47,6 +50,7 @@ def loss_gradients(
     engine: str,
     scale: Tensor | None = None,
     retain_graph: bool = False,
+    auto: AutoEngine | None = None,
 ) -> Gradients:
     """Each loss's gradient with respect to ``params``.
 
@@ -57,6 +61,7 @@ def loss_gradients(
         engine: one of `ENGINES`.
         scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
         retain_graph: keep the graphs of tensor losses for another backward.
+        auto: what is remembered for ``engine="auto"``; without it, one backward pass for each loss.
 
     Returns:
         The gradients. Of losses that are tensors, rows come from an iterator, one backward pass after the other.
@@ -73,6 +78,8 @@ def loss_gradients(
         )
     if are_functions(losses):
         if engine in ("auto", "func"):
+            if auto is not None:
+                auto.used = "func"
             return by_func(losses, params, named_parameters(params, names), scale)
         losses = evaluate(losses, params, names)
     if engine == "func":
@@ -83,14 +90,22 @@ def loss_gradients(
     values = check_losses(losses)
     graphs = Graph.of_each(list(values.values()))
     check_reached(values, graphs, params, engine)
-    hooks = engine == "hooks" or (engine == "auto" and (sharded or any(g.reentrant for g in graphs)))
-    retain = [retain_graph or graph.shared for graph in graphs]
-    differentiate = by_batched if engine == "batched" else by_hooks if hooks else by_autograd
-    rows = _nonempty(values, differentiate(list(values.values()), params, retain, scale))
-    return Gradients(tuple(values), [loss.detach() for loss in values.values()], rows)
+    rows: Iterable[Row] | None = None
+    if engine == "auto":
+        engine = "hooks" if sharded or any(graph.reentrant for graph in graphs) else "autograd"
+        if auto is not None and engine == "autograd":
+            rows = auto.batched_rows(values, graphs, params, retain_graph, scale)
+            engine = "autograd" if rows is None else "batched"
+    if auto is not None:
+        auto.used = engine
+    if rows is None:
+        retain = [retain_graph or graph.shared for graph in graphs]
+        differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]
+        rows = differentiate(list(values.values()), params, retain, scale)
+    return Gradients(tuple(values), [loss.detach() for loss in values.values()], _nonempty(values, rows))
 
 
-def _nonempty(names: Iterable[str], rows: Iterator[Row]) -> Iterator[Row]:
+def _nonempty(names: Iterable[str], rows: Iterable[Row]) -> Iterator[Row]:
     for name, row in zip(names, rows, strict=True):
         check_nonempty([name], [row])
         yield row

@@ -119,6 +119,7 @@ class PerLoss(Plan):
             engine=settings.engine,
             scale=micro.scale,
             retain_graph=micro.retain_graph,
+            auto=settings.auto,
         )
         return local.ordered(micro.ordered(local.names)) if callable(micro.losses) else local
 

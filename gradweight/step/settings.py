@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from ..distributed import Group, Reduce
+from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES
 from ..rule import CoordinateRule
 from .blocks import Blocks, check_blocks
@@ -32,6 +33,7 @@ class Settings:
     refresh_every: int
     process_group: Group | bool | None
     reduce: Reduce
+    auto: AutoEngine = field(default_factory=AutoEngine)
 
     def __post_init__(self) -> None:
         if self.engine not in ENGINES:

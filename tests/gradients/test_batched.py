@@ -11,7 +11,7 @@ from torch.autograd import Function
 from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
-from gradweight.gradients import engines
+from gradweight.gradients import auto, engines
 from gradweight.rules import AngleBisector, Sum
 
 
@@ -96,3 +96,67 @@ def test_a_loss_that_reaches_nothing_is_named():
     w, other = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
     with pytest.raises(ValueError, match="the loss 'b' reaches none"):
         rows_of({"a": w.sum(), "b": other.sum()}, [w], "batched")
+
+
+class Heads:
+    """Four heads on one trunk, as on a device where launches are what costs."""
+
+    def __init__(self, monkeypatch, activation, losses=4):
+        monkeypatch.setattr(auto, "is_launch_bound", lambda device: True)
+        torch.manual_seed(0)
+        trunk = [layer for _ in range(4) for layer in (nn.Linear(3, 3), nn.Tanh())]
+        self.net = nn.ModuleDict({"trunk": nn.Sequential(*trunk), "heads": nn.Linear(3, losses)})
+        self.activation, self.names = activation, "abcd"[:losses]
+        self.opt = MultiObjectiveGradient(torch.optim.SGD(self.net.parameters(), lr=0.1), AngleBisector())
+
+    def step(self, x):
+        y = self.net["heads"](self.activation(self.net["trunk"](x)))
+        self.opt.zero_grad()
+        self.opt.backward({name: y[:, i].square().mean() for i, name in enumerate(self.names)})
+        self.opt.step()
+        return [p.detach().clone() for p in self.net.parameters()]
+
+
+class Unbatched(Function):
+    """A custom function without a vmap rule."""
+
+    calls = 0
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.clone()
+
+    @staticmethod
+    def backward(ctx, g):
+        Unbatched.calls += 1
+        return torch.from_numpy(g.numpy().copy())
+
+
+@pytest.mark.parametrize(("activation", "engine"), [(torch.sin, "batched"), (Unbatched.apply, "autograd")])
+def test_auto_is_batched_where_that_pays_and_works(monkeypatch, activation, engine):
+    heads = Heads(monkeypatch, activation)
+    for _ in range(3):
+        x = torch.randn(5, 3)
+        found = heads.step(x)
+        assert heads.opt.engine_used == engine
+    monkeypatch.undo()
+    torch.manual_seed(0)
+    reference = Heads(monkeypatch, activation)
+    monkeypatch.undo()
+    for i in range(3):
+        x = torch.randn(5, 3)
+        expected = reference.step(x)
+        assert reference.opt.engine_used == "autograd", i
+    # the same batches, since both begin with the same seed
+    for p, q in zip(found, expected, strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-5, atol=1e-6)  # float32, summed in another order
+
+
+def test_auto_is_one_backward_each_for_two_losses_or_graphs_of_their_own(monkeypatch):
+    two = Heads(monkeypatch, torch.sin, losses=2)
+    two.step(torch.randn(5, 3))
+    assert two.opt.engine_used == "autograd"
+    net = nn.Linear(3, 1)
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
+    opt.backward({name: net(torch.randn(5, 3)).square().mean() for name in "abc"})
+    assert opt.engine_used == "autograd"
