@@ -1,4 +1,4 @@
-"""Kernels: Gram matrix and direction in one launch each, by Triton, where there is nothing to record or to trace.
+"""Kernels: Gram matrix and direction in one launch each, by Triton, where there is nothing to trace.
 
 Every gradient is read once for either and nothing is copied, where the operations of torch that `gram` and `together`
 use on a device copy small tensors and go over the direction once for each loss. What it takes is a table of
@@ -8,6 +8,7 @@ addresses, sent to the device with each launch.
 from __future__ import annotations
 
 import functools
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,14 +18,12 @@ from torch import Tensor
 from .foreach import Column
 from .host_access import is_captured, is_eager
 from .layout import LOW_PRECISION, is_dense
+from .tables import recorded_tables, to_device
 
 __all__ = ["DEVICES", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
 
-DEVICES: set[str] = set()
-"""Kinds of devices where the kernels are used; add "cuda" to use them there.
-
-None yet: they are compiled for GPUs and their arithmetic is tested, but no GPU has run them so far.
-"""
+DEVICES: set[str] = {"cuda"}
+"""Kinds of devices where the kernels are used, if Triton can compile for them; discard "cuda" to do without."""
 
 CHUNK = 2**14
 """Elements of a tensor that one program works on, all its losses' gradients together."""
@@ -40,19 +39,19 @@ _KINDS = (torch.float64, torch.float32, *LOW_PRECISION)
 def kernel_supports(tensors: Sequence[Tensor], m: int) -> bool:
     """Whether the kernels are used for these tensors of one shape and dtype, the gradients of m losses.
 
-    Not under a compiler or a transform, and not while a CUDA graph is captured: a graph would keep the addresses'
-    table as it is. Not for complex numbers, for tensors whose elements lie in different orders, or for ones whose sign
-    is still to be changed.
+    Not under a compiler or a transform, and not while a CUDA graph is captured, which would keep the table of addresses
+    as it is, unless the one who captures it rewrites the table. Not for complex numbers, for tensors whose elements lie
+    in different orders, or for ones with the lazy negation bit set.
     """
     one = tensors[0]
+    if one.device.type not in DEVICES or m > MANY or one.dtype not in _KINDS or not all(map(is_eager, tensors)):
+        return False
+    tables = recorded_tables()
     return (
-        one.device.type in DEVICES
-        and m <= MANY
-        and one.dtype in _KINDS
-        and all(map(is_eager, tensors))
-        and not is_captured(one)
+        (not is_captured(one) if tables is None else tables.know(tensors))
         and is_dense(one)
         and all(t.stride() == one.stride() and not t.is_neg() for t in tensors)
+        and _can_compile(one.device)
     )
 
 
@@ -69,7 +68,7 @@ def products_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
     ones = [next(t for t in column if t is not None) for column in columns]
     like = ones[0]
     device, wide = like.device, _wide(like.dtype)
-    chunks = _chunks(tuple(t.numel() for t in ones), device, _stream(device))
+    chunks = _chunks(tuple(t.numel() for t in ones), device)
     addresses = _table([0 if t is None else t.data_ptr() for column in columns for t in column], device)
     out = torch.empty((len(chunks), m * (m + 1) // 2), dtype=wide, device=device)
     if not len(chunks):
@@ -95,7 +94,7 @@ def weighted_sum_kernel(columns: Sequence[Column], weights: Tensor) -> None:
 
     like = columns[0][0]
     device = like.device
-    chunks = _chunks(tuple(target.numel() for target, _ in columns), device, _stream(device))
+    chunks = _chunks(tuple(target.numel() for target, _ in columns), device)
     if not len(chunks):
         return
     found = [0 if t is None else t.data_ptr() for _, tensors in columns for t in tensors]
@@ -118,23 +117,51 @@ def _type(dtype: torch.dtype) -> Any:
 
 
 def _table(addresses: list[int], device: torch.device) -> Tensor:
-    # from pinned memory, because a copy from any other waits for what the device is doing
-    on_host = torch.tensor(addresses, dtype=torch.int64, device="cpu", pin_memory=device.type == "cuda")
-    return on_host.to(device, non_blocking=True)
+    tables = recorded_tables()
+    return to_device(addresses, device) if tables is None else tables.of_addresses(addresses)
+
+
+def _chunks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
+    """Which elements each program works on: (programs, 3), the tensor, where to begin, the tensor's size."""
+    tables = recorded_tables()
+    if tables is not None:
+        return tables.of_constants(_cut(sizes)).view(-1, 3)
+    return _kept_chunks(sizes, device, _stream(device))
 
 
 @functools.lru_cache(maxsize=64)
-def _chunks(sizes: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
-    """Which elements each program works on: (programs, 3), the tensor, where to begin, the tensor's size.
+def _kept_chunks(sizes: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
+    # for each stream, since another one could read the table before it has arrived
+    return to_device(_cut(sizes), device).view(-1, 3)
 
-    Kept from step to step, for each stream, since another one could read it before it has arrived.
-    """
-    rows = [n for c, size in enumerate(sizes) for start in range(0, size, CHUNK) for n in (c, start, size)]
-    return _table(rows, device).view(len(rows) // 3, 3)
+
+def _cut(sizes: tuple[int, ...]) -> list[int]:
+    return [n for c, size in enumerate(sizes) for start in range(0, size, CHUNK) for n in (c, start, size)]
 
 
 def _stream(device: torch.device) -> int:
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
+
+
+@functools.cache
+def _can_compile(device: torch.device) -> bool:
+    """Whether Triton is there, and a compiler for what launches its kernels. Where it is not, a warning says so."""
+    if device.type != "cuda":
+        return True
+    try:
+        from . import triton_kernels
+
+        out = torch.zeros(1, device=device)
+        with _on(device):
+            triton_kernels.ones[(1,)](out)
+        return True
+    except Exception as error:  # whatever is missing, the operations of torch do the same
+        warnings.warn(
+            f"Triton cannot compile for {device}, so gradients are combined by operations of torch, which takes more "
+            f"launches and more memory traffic: {type(error).__name__}: {error}",
+            stacklevel=2,
+        )
+        return False
 
 
 def _on(device: torch.device) -> torch.cuda.device:

@@ -11,7 +11,13 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-__all__ = ["dots", "products", "weighted_sum"]
+__all__ = ["dots", "ones", "products", "weighted_sum"]
+
+
+@triton.jit
+def ones(out):
+    """Write a 1: the least that has to be compiled and launched."""
+    tl.store(out, 1.0)
 
 
 @triton.jit
@@ -28,7 +34,12 @@ def _elements(address, at, size, TYPE: tl.constexpr):
     return tl.load(address.to(tl.pointer_type(TYPE)) + at, mask=at < tl.where(address == 0, 0, size), other=0.0)
 
 
-@triton.jit
+# Scalars are read through these pointers: whether a table happens to be aligned is no reason to compile again, least of
+# all while a CUDA graph is captured.
+_launched = triton.jit(do_not_specialize_on_alignment=["addresses", "targets", "chunks", "out", "weights"])
+
+
+@_launched
 def dots(
     addresses,
     chunks,
@@ -62,7 +73,7 @@ def dots(
         tl.store(out + program * PAIRS + pair, tl.sum(sums[pair], 0))
 
 
-@triton.jit
+@_launched
 def products(
     addresses,
     chunks,
@@ -94,7 +105,7 @@ def products(
     tl.store(out + program * (M * (M + 1) // 2) + pair, total, mask=(first <= second) & (second < M))
 
 
-@triton.jit
+@_launched
 def weighted_sum(
     addresses,
     targets,

@@ -49,9 +49,9 @@ def _small_pieces(monkeypatch):
         monkeypatch.setattr(kernels, "CHUNK", 256)
         monkeypatch.setattr(kernels, "_BLOCK", 64)
         monkeypatch.setattr(kernels, "_MANY_BLOCK", 32)
-    kernels._chunks.cache_clear()
+    kernels._kept_chunks.cache_clear()
     yield
-    kernels._chunks.cache_clear()
+    kernels._kept_chunks.cache_clear()
 
 
 @st.composite
