@@ -20,7 +20,7 @@ from .host_access import is_captured, is_eager
 from .layout import LOW_PRECISION, is_dense
 from .tables import recorded_tables, to_device
 
-__all__ = ["DEVICES", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
+__all__ = ["DEVICES", "current_stream", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
 
 DEVICES: set[str] = {"cuda"}
 """Kinds of devices where the kernels are used, if Triton can compile for them; discard "cuda" to do without."""
@@ -74,13 +74,11 @@ def products_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
     if not len(chunks):
         return out.sum(0, dtype=torch.float64)
     types = {"TYPE": _type(like.dtype), "WIDE": _type(wide), "CHUNK": CHUNK}
-    with _on(device):
-        if m <= FEW:
-            triton_kernels.dots[(len(chunks),)](addresses, chunks, out, M=m, BLOCK=_BLOCK, **types)
-        else:
-            padded = 16 if m <= 16 else 32
-            launch = triton_kernels.products[(len(chunks),)]
-            launch(addresses, chunks, out, M=m, PADDED=padded, BLOCK=_MANY_BLOCK, **types)
+    if m <= FEW:
+        launch(triton_kernels.dots, len(chunks), addresses, chunks, out, M=m, BLOCK=_BLOCK, **types)
+    else:
+        types |= {"PADDED": 16 if m <= 16 else 32, "BLOCK": _MANY_BLOCK}
+        launch(triton_kernels.products, len(chunks), addresses, chunks, out, M=m, **types)
     return out.sum(0, dtype=torch.float64)
 
 
@@ -101,9 +99,15 @@ def weighted_sum_kernel(columns: Sequence[Column], weights: Tensor) -> None:
     table = _table([*found, *(target.data_ptr() for target, _ in columns)], device)
     addresses, targets = table[: len(found)], table[len(found) :]
     types = {"TYPE": _type(like.dtype), "WIDE": _type(weights.dtype), "CHUNK": CHUNK, "BLOCK": _BLOCK}
-    with _on(device):
-        launch = triton_kernels.weighted_sum[(len(chunks),)]
-        launch(addresses, targets, chunks, weights.contiguous(), M=len(weights), **types)
+    tables = addresses, targets, chunks
+    launch(triton_kernels.weighted_sum, len(chunks), *tables, weights.contiguous(), M=len(weights), **types)
+
+
+def launch(kernel: Any, programs: int, *args: Tensor, **constants: Any) -> None:
+    """Launch so many programs of a kernel on the device of its arguments."""
+    device = args[0].device
+    with torch.cuda.device(device if device.type == "cuda" else -1):
+        kernel[(programs,)](*args, **constants)
 
 
 def _wide(dtype: torch.dtype) -> torch.dtype:
@@ -126,7 +130,7 @@ def _chunks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
     tables = recorded_tables()
     if tables is not None:
         return tables.of_constants(_cut(sizes)).view(-1, 3)
-    return _kept_chunks(sizes, device, _stream(device))
+    return _kept_chunks(sizes, device, current_stream(device))
 
 
 @functools.lru_cache(maxsize=64)
@@ -139,7 +143,8 @@ def _cut(sizes: tuple[int, ...]) -> list[int]:
     return [n for c, size in enumerate(sizes) for start in range(0, size, CHUNK) for n in (c, start, size)]
 
 
-def _stream(device: torch.device) -> int:
+def current_stream(device: torch.device) -> int:
+    """What tells the current stream on a device from others; 0 where there are none."""
     return int(torch.cuda.current_stream(device).cuda_stream) if device.type == "cuda" else 0
 
 
@@ -151,9 +156,7 @@ def _can_compile(device: torch.device) -> bool:
     try:
         from . import triton_kernels
 
-        out = torch.zeros(1, device=device)
-        with _on(device):
-            triton_kernels.ones[(1,)](out)
+        launch(triton_kernels.ones, 1, torch.zeros(1, device=device))
         return True
     except Exception as error:  # whatever is missing, the operations of torch do the same
         warnings.warn(
@@ -162,7 +165,3 @@ def _can_compile(device: torch.device) -> bool:
             stacklevel=2,
         )
         return False
-
-
-def _on(device: torch.device) -> torch.cuda.device:
-    return torch.cuda.device(device if device.type == "cuda" else -1)

@@ -57,6 +57,7 @@ class Combiner:
         self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
         self._state = f"state of {title(rule)}"
+        self.reads_entries = self._coordinate is not None or self.signals.statistics
         # not inherited: what a subclass overrides may be torch code
         self._faster_on_numpy_from = vars(type(rule)).get("faster_on_numpy_from", math.inf)
 

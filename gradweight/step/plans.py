@@ -139,7 +139,7 @@ class PerLoss(Plan):
         out = self._out_buffers(accumulated)
         blocks = micro.blocks_of(accumulated.params)
         sums = micro.communicator.sums(accumulated.params)
-        combination, state = settings.combiner(accumulated, blocks, micro.saved, out, sums)
+        combination, state = settings.combine(accumulated, blocks, micro.saved, out, sums)
         state |= weights_to_hold(
             accumulated.names, combination.weights, settings.refresh_every, micro.saved, found=True
         )
@@ -248,7 +248,7 @@ class AtRepresentation(Plan):
         )
         self.direction = [torch.zeros_like(tensor) for tensor in features]
         sums = communicator.sums_over_samples(features)
-        self.combination, self.state = micro.settings.combiner(accumulated, None, micro.saved, self.direction, sums)
+        self.combination, self.state = micro.settings.combine(accumulated, None, micro.saved, self.direction, sums)
 
     def _at_shared(self) -> Representation:
         micro = self.micro

@@ -1,76 +1,56 @@
-"""Replay: a combination as one CUDA graph, recorded once and replayed from then on.
+"""Replay: the combination as one CUDA graph, recorded in the middle of training and replayed from then on.
 
-A small network's step is bound by the host, which takes 10 to 25 us to launch anything, and a combination is 30 to 500
-launches: Gram matrix, rule, weighted sum. Replayed, it is one. `Combiner` stays what it is, and is called as it is while
-the graph is recorded; what differs from step to step reaches the recording so:
-
-- gradients and direction by their addresses, which the kernels look up in tables (`linalg.tables`), rewritten if a tensor
-  has moved. What the kernels do not read (complex numbers, gradients of several layouts, rules that act on coordinates
-  or need statistics) is copied into tensors of the recording first;
-- losses, signals and scale in one tensor of the recording;
-- the rule's state in the tensors where `rule_state.keep` leaves it.
-
-What comes out is copied once more, so that it outlives the next replay.
+The host takes 10 to 25 us to launch anything, and a combination is 30 to 500 launches: Gram matrix, rule, weighted sum.
+In a step of a small network that is what costs. Replayed, it is one launch. `Combiner` is what is recorded, as it is.
 """
 
 from __future__ import annotations
 
-import gc
 import warnings
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import replace
-from typing import Any, Protocol, TypeAlias
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.utils import _pytree
 
 from ..combination import Combination
 from ..distributed.sums import ReplicatedSums, RowSums
 from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import is_captured, is_eager
-from ..linalg.kernels import current_stream, kernel_supports
-from ..linalg.rows import Row
-from ..linalg.tables import RecordedTables
+from ..linalg.kernels import current_stream
 from ..rule import State
 from .combiner import Combiner
+from .cuda_graph import CudaGraph
+from .recording import Graph, Recording
 
-__all__ = ["GRAPHS", "Combine", "Graph", "Replay"]
+__all__ = ["GRAPHS", "KEPT", "MOST_COPIED", "Combine", "Replay"]
 
 Combine: TypeAlias = Callable[
-    [AccumulatedGradients, "Sequence[str | None] | None", State, "Sequence[Tensor | None]", RowSums],
+    [AccumulatedGradients, Sequence[str | None] | None, State, Sequence[Tensor | None], RowSums],
     tuple[Combination, State],
 ]
-"""What `Combiner` does when it is called, and `Replay` as well."""
+"""What a `Combiner` is when it is called, and a `Replay`."""
+
+GRAPHS: dict[str, Callable[[torch.device], Graph]] = {"cuda": CudaGraph}
+"""What records, for each kind of device where anything does."""
 
 KEPT = 8
-"""For how many kinds of steps (sets of losses, say) there are recordings at a time."""
+"""For how many kinds of steps a recording is kept, or that there was one; those that came last."""
 
-STAGED = 2**22
-"""How many elements of gradients and direction are copied for a replay. With more, memory is what costs."""
-
-
-class Graph(Protocol):
-    """What is recorded once and replayed."""
-
-    def capture(self, function: Callable[[], None]) -> None:
-        """Record what ``function`` launches, doing nothing of it. If it raises, or cannot be recorded, so does this."""
-
-    def replay(self) -> None:
-        """Launch what was recorded, on the current stream."""
+MOST_COPIED = 2**22
+"""Elements that may be copied for a replay. With more of them a step is bound by memory, not by launches."""
 
 
 class Replay:
-    """What the combiner does, replayed from the third time on that a step of the same kind comes.
+    """A combiner whose work is recorded when a kind of step comes for the second time, and replayed from then on.
 
-    The first is taken as ever, which compiles what is to be compiled; the second is recorded. Steps are of one kind if
-    they have the same losses and signals, blocks and parameters, gradients of the same layout and the rule's state in
-    the same place. Where nothing can be recorded (no CUDA, shards of a parameter on several processes, a step that is
-    itself being captured), every step is taken as ever; so it is, after a warning, if recording fails.
+    The first time compiles what is to be compiled, and makes what is to be made. Steps are of one kind if they have the
+    same losses and signals, the same blocks and parameters, gradients of the same layout, and the rule's state at the
+    same place. Nothing is recorded where the combiner waits for other processes, nor in a step that is itself being
+    captured, traced or transformed. If a recording fails, a warning says so and none is tried again.
 
-    A copy of it, or one that was pickled, records anew.
+    A copy, and one that was pickled, has no recordings yet.
 
     Args:
         combiner: what to record.
@@ -78,19 +58,12 @@ class Replay:
 
     def __init__(self, combiner: Combiner) -> None:
         self.combiner = combiner
-        self._forget()
+        # None: it came once; False: it is not to be recorded
+        self._kinds: OrderedDict[tuple[Any, ...], Recording | bool | None] = OrderedDict()
+        self._failed = False
 
-    def _forget(self) -> None:
-        self._recordings: OrderedDict[tuple[Any, ...], _Recording | None] = OrderedDict()
-        self._graphs: dict[torch.device, Callable[[], Graph]] = {}
-        self._fails = False
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {"combiner": self.combiner}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        self.combiner = state["combiner"]
-        self._forget()
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Replay, (self.combiner,)
 
     def __call__(
         self,
@@ -101,29 +74,103 @@ class Replay:
         sums: RowSums,
     ) -> tuple[Combination, State]:
         """As `Combiner.__call__`."""
-        tensors = [tensor for row in (*accumulated.rows, out) for tensor in row]
-        if self._fails or not _can_be_replayed(tensors, accumulated.losses, sums):
+        tensors = [tensor for some in (*accumulated.rows, out) for tensor in some]
+        if self._failed or not _is_recordable(accumulated.losses, tensors, sums):
             return self.combiner(accumulated, blocks, saved, out, sums)
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
         kind = _kind(accumulated, blocks, saved, tensors, addresses)
-        recording = self._recordings.get(kind, _NEW)
-        if recording is _NEW:
-            self._recordings[kind] = None
-            if len(self._recordings) > KEPT:
-                self._recordings.popitem(last=False)
+        if self._comes_for_the_first_time(kind):
             return self.combiner(accumulated, blocks, saved, out, sums)
-        self._recordings.move_to_end(kind)
+        recording = self._kinds[kind]
         if recording is None:
-            try:
-                recording = self._record(accumulated, blocks, saved, out, sums, addresses)
-            except Exception as error:
-                self._recordings.clear()
-                self._fails = True
-                warnings.warn(
-                    f"{self.combiner.name} cannot be recorded as a CUDA graph, so its steps are launched operation by "
-                    f"operation, as with cuda_graphs=False: {type(error).__name__}: {error}",
-                    stacklevel=2,
-                )
-                return self.combiner(accumulated, blocks, saved, out, sums)
-            self._recordings[kind] = recording
+            recording = self._kinds[kind] = self._recorded(accumulated, blocks, saved, out, sums, addresses)
+        if not isinstance(recording, Recording):
+            return self.combiner(accumulated, blocks, saved, out, sums)
         return recording.replay(accumulated, tensors, addresses)
+
+    def _comes_for_the_first_time(self, kind: tuple[Any, ...]) -> bool:
+        if kind in self._kinds:
+            self._kinds.move_to_end(kind)
+            return False
+        self._kinds[kind] = None
+        if len(self._kinds) > KEPT:
+            self._kinds.popitem(last=False)
+        return True
+
+    def _recorded(
+        self,
+        accumulated: AccumulatedGradients,
+        blocks: Sequence[str | None] | None,
+        saved: State,
+        out: Sequence[Tensor | None],
+        sums: RowSums,
+        addresses: Sequence[int],
+    ) -> Recording | bool:
+        """The recording of a step like this one; False if there is to be none."""
+        device = accumulated.losses.device
+        read = [*(value for _, value in _entries(saved)), *(t for some in (*accumulated.rows, out) for t in some)]
+        if any(isinstance(value, Tensor) and value.device != device for value in read):
+            return False
+        recording = Recording(self.combiner, accumulated, blocks, saved, out, sums)
+        if recording.copied_elements > MOST_COPIED:
+            return False
+        try:
+            recording.record(GRAPHS[device.type](device), addresses)
+        except Exception as error:
+            self._failed = True
+            warnings.warn(
+                f"{self.combiner.name} cannot be recorded as a CUDA graph, so its operations are launched one by one, "
+                f"as with cuda_graphs=False: {type(error).__name__}: {error}",
+                stacklevel=2,
+            )
+            return False
+        return recording
+
+
+def _is_recordable(losses: Tensor, tensors: Sequence[Tensor | None], sums: RowSums) -> bool:
+    return (
+        losses.device.type in GRAPHS
+        and type(sums) is ReplicatedSums
+        and is_eager(losses)
+        and not is_captured(losses)
+        and all(tensor is None or type(tensor) is Tensor for tensor in tensors)
+    )
+
+
+def _kind(
+    accumulated: AccumulatedGradients,
+    blocks: Sequence[str | None] | None,
+    saved: State,
+    tensors: Sequence[Tensor | None],
+    addresses: Sequence[int],
+) -> tuple[Any, ...]:
+    """What must be as it was for a recording to be replayed. Gradients have the shape and dtype of their parameter."""
+    losses = accumulated.losses
+    first: dict[int, int] = {}
+    return (
+        accumulated.names,
+        losses.dtype,
+        current_stream(losses.device),
+        tuple([(name, signal.shape) for name, signal in accumulated.signals.items()]),
+        accumulated.scale is None,
+        None if blocks is None else tuple(blocks),
+        tuple([(p.shape, p.dtype, p.device) for p in accumulated.params]),
+        tuple([None if t is None else (t.stride(), t.is_neg()) for t in tensors]),
+        # which of them lie at one place, as where the direction is formed in the first row
+        tuple([first.setdefault(address, place) for place, address in enumerate(addresses)]),
+        tuple([(name, _place(value)) for name, value in _entries(saved)]),
+    )
+
+
+def _place(value: Any) -> Any:
+    return (value.data_ptr(), value.shape, value.dtype) if isinstance(value, Tensor) else value
+
+
+def _entries(state: State, *, nested: bool = False) -> Iterator[tuple[str, Any]]:
+    """What a rule may read of the state: all but numbers outside of its own, by which weights are held."""
+    for name, value in state.items():
+        if isinstance(value, dict):
+            yield name, len(value)
+            yield from _entries(value, nested=True)
+        elif nested or isinstance(value, Tensor):
+            yield name, value

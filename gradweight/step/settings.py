@@ -12,6 +12,7 @@ from ..gradients.engines import ENGINES
 from ..rule import CoordinateRule
 from .blocks import Blocks, check_blocks
 from .combiner import Combiner
+from .replay import Combine
 
 __all__ = ["Settings"]
 
@@ -20,12 +21,15 @@ __all__ = ["Settings"]
 class Settings:
     """How steps are to be taken; `gradweight.MultiObjectiveGradient` documents each field.
 
+    `combine` is the combiner, or what replays it.
+
     Raises:
         ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
             rule that gives no weights.
     """
 
     combiner: Combiner
+    combine: Combine
     names: dict[Tensor, str]
     engine: str
     accumulate: bool
