@@ -20,7 +20,7 @@ from .host_access import is_captured, is_eager
 from .layout import LOW_PRECISION, is_dense
 from .tables import recorded_tables, to_device
 
-__all__ = ["DEVICES", "current_stream", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
+__all__ = ["DEVICES", "chunk_numbers", "current_stream", "kernel_supports", "products_kernel", "weighted_sum_kernel"]
 
 DEVICES: set[str] = {"cuda"}
 """Kinds of devices where the kernels are used, if Triton can compile for them; discard "cuda" to do without."""
@@ -137,6 +137,11 @@ def _chunks(sizes: tuple[int, ...], device: torch.device) -> Tensor:
 def _kept_chunks(sizes: tuple[int, ...], device: torch.device, stream: int) -> Tensor:
     # for each stream, since another one could read the table before it has arrived
     return to_device(_cut(sizes), device).view(-1, 3)
+
+
+def chunk_numbers(size: int) -> int:
+    """How many numbers say which elements of a tensor of this size each program works on."""
+    return 3 * -(-size // CHUNK)
 
 
 def _cut(sizes: tuple[int, ...]) -> list[int]:

@@ -33,10 +33,11 @@ class RecordedTables:
         addresses: of the tensors that may lie elsewhere at a replay; 0 for one that does not exist. Two that are equal
             must be so at every replay.
         fixed: of tensors that stay where they are.
+        constants: how many numbers the tables that stay as they are may have in all.
         device: where all of them lie.
     """
 
-    def __init__(self, addresses: Sequence[int], fixed: Iterable[int], device: torch.device) -> None:
+    def __init__(self, addresses: Sequence[int], fixed: Iterable[int], constants: int, device: torch.device) -> None:
         self._device = device
         self._fixed = [0, *fixed]
         self._place: dict[int, int] = {}
@@ -45,8 +46,10 @@ class RecordedTables:
         self._place[0] = len(addresses)  # what does not exist is nobody's address
         # each is at most in one table of gradients to multiply and in one to add up, whatever the number of blocks
         self._memory = torch.empty(2 * len(addresses), dtype=torch.int64, device=device)
+        # made before the recording: memory of its pool may be that of an earlier tensor, which a replay writes again
+        self._constant_memory = torch.empty(constants, dtype=torch.int64, device=device)
         self._places: list[int] = []
-        self._constants: list[tuple[Tensor, Sequence[int]]] = []
+        self._constants: list[int] = []
         self._written: Sequence[int] | None = None
 
     def know(self, tensors: Iterable[Tensor]) -> bool:
@@ -72,14 +75,15 @@ class RecordedTables:
 
     def of_constants(self, numbers: Sequence[int]) -> Tensor:
         """A table that stays as it is."""
-        table = torch.empty(len(numbers), dtype=torch.int64, device=self._device)
-        self._constants.append((table, numbers))
-        return table
+        start, end = len(self._constants), len(self._constants) + len(numbers)
+        if end > len(self._constant_memory):
+            raise RuntimeError(f"a recording has {len(self._constant_memory)} constants; {end} were needed")
+        self._constants += numbers
+        return self._constant_memory[start:end]
 
     def end_recording(self) -> None:
         """Write the tables that stay as they are."""
-        for table, numbers in self._constants:
-            table.copy_(_on_host(numbers, self._device), non_blocking=True)
+        self._constant_memory[: len(self._constants)].copy_(_on_host(self._constants, self._device), non_blocking=True)
 
     def write(self, addresses: Sequence[int]) -> None:
         """Write where the tensors lie now, in the order of the constructor, unless it is what was written last."""

@@ -13,7 +13,7 @@ from torch.utils import _pytree
 from ..combination import Combination
 from ..distributed.sums import RowSums
 from ..gradients.accumulation import AccumulatedGradients
-from ..linalg.kernels import kernel_supports
+from ..linalg.kernels import chunk_numbers, kernel_supports
 from ..linalg.tables import RecordedTables
 from ..rule import State
 from .combiner import Combiner
@@ -98,7 +98,9 @@ class Recording:
 
         # the same kernels as ever, none that would have to be compiled now
         fixed = [tensor.data_ptr() for place, tensor in self._own.items() if self._multiplied[place]]
-        self._tables = RecordedTables(addresses, fixed, device)
+        # a tensor is at most once among the gradients to multiply, and once among those to add up
+        chunks = 2 * sum(chunk_numbers(t.numel()) for t in out if t is not None)
+        self._tables = RecordedTables(addresses, fixed, chunks, device)
         with self._tables.recording():
             graph.capture(lambda: self._pack(self._combiner(replace(static, rows=rows), blocks, saved, out, sums)))
         self._tables.end_recording()
