@@ -95,7 +95,7 @@ def overhead(record: dict[str, Any]) -> str:
     ]
     header = ["m", "k", "operations / k", "floor", "moved / k", "floor", "operators", "k-sized allocations", "time"]
     sizes = markdown([*header, "share of a copy's bandwidth"], rows)
-    rows = [[str(r["tensors"]), str(r["launches"]), f"{r['combination_ms']:.3g} ms"] for r in record["tensors"]]
+    rows = [[str(r["tensors"]), str(r.get("launches", "")), f"{r['combination_ms']:.3g} ms"] for r in record["tensors"]]
     tensors = markdown(["tensors that a million parameters lie in", "operators", "time"], rows)
     return f"{sizes}\n\n{tensors}\n\n{_sources([record['machine']])}"
 

@@ -15,12 +15,11 @@ from torch import Tensor
 from torch.func import functional_call
 
 from benchmarks.cost.cells import Cell
-from benchmarks.cost.kernels import by_kernels
 from benchmarks.cost.peers import conflictfree, paper, torchjd, torchjd_engine, torchjd_trunk
 from benchmarks.cost.problem import Problem
 from gradweight import MultiObjectiveGradient
 from gradweight.func import combined_grad
-from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, Sum, UPGrad
+from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, NashMTL, Sum, UPGrad
 
 __all__ = ["PLAIN", "started", "variants"]
 
@@ -74,11 +73,11 @@ def plain_compiled(problem: Problem) -> Callable[[], None]:
     return step
 
 
-def ours(rule: Any, accumulate: bool = True, shared: bool = False) -> Callable[[Problem], Callable[[], None]]:
-    """The same step through the wrapper."""
+def ours(rule: Any, *, shared: bool = False, **options: Any) -> Callable[[Problem], Callable[[], None]]:
+    """The same step through the wrapper, with these options of its constructor."""
 
     def make(problem: Problem) -> Callable[[], None]:
-        optimizer = MultiObjectiveGradient(problem.base, rule, accumulate=accumulate)
+        optimizer = MultiObjectiveGradient(problem.base, rule, **options)
         features = problem.cell.shared if shared else None
 
         def step() -> None:
@@ -152,7 +151,7 @@ def variants(
     Args:
         cell: the problem.
         compiled: those that are compiled, too.
-        on_gpu: those that need a GPU, too: by Triton kernels, and captured in CUDA graphs.
+        on_gpu: those that need a GPU, too: launched one by one, and whole steps captured in CUDA graphs.
         parts: comma-separated; only variants whose names contain one of these, and the plain one.
     """
     ways: dict[str, Callable[[Problem], Callable[[], None]]] = {
@@ -173,9 +172,10 @@ def variants(
         ways["gradweight AngleBisector, compiled"] = ours_compiled(AngleBisector())
     if on_gpu:
         in_place = ours(AngleBisector(), accumulate=False)
-        ways["gradweight AngleBisector, in place, Triton"] = lambda problem: by_kernels(
-            in_place(problem), problem.batch[0].device
-        )
+        ways["gradweight NashMTL"] = ours(NashMTL())
+        ways["gradweight AngleBisector, cuda_graphs=False"] = ours(AngleBisector(), cuda_graphs=False)
+        if not cell.is_gan:
+            ways["gradweight AngleBisector, engine='autograd'"] = ours(AngleBisector(), engine="autograd")
         ways["summed loss, captured"] = captured(plain)
         ways["gradweight AngleBisector, in place, captured"] = captured(in_place)
     if find_spec("torchjd"):

@@ -28,10 +28,14 @@ DEVICES: set[str] = {"cuda"}
 CHUNK = 2**14
 """Elements of a tensor that one program works on, all its losses' gradients together."""
 
-FEW, MANY = 4, 32
+FEW, MANY = 16, 32
 """Up to how many gradients are multiplied pair by pair in registers, and up to how many at all."""
 
 _BLOCK = 1024
+_PAIR_BLOCKS = {4: (1024, 4), 12: (128, 4), 16: (64, 2)}
+"""Up to so many gradients: elements at a time and warps of the products pair by pair. Each pair has a sum in registers,
+so that more gradients leave room for fewer elements."""
+
 _MANY_BLOCK = 64
 _KINDS = (torch.float64, torch.float32, *LOW_PRECISION)
 
@@ -75,9 +79,11 @@ def products_kernel(columns: Sequence[Sequence[Tensor | None]]) -> Tensor:
         return out.sum(0, dtype=torch.float64)
     types = {"TYPE": _type(like.dtype), "WIDE": _type(wide), "CHUNK": CHUNK}
     if m <= FEW:
-        launch(triton_kernels.dots, len(chunks), addresses, chunks, out, M=m, BLOCK=_BLOCK, **types)
+        block, warps = next(size for most, size in _PAIR_BLOCKS.items() if m <= most)
+        block = min(block, CHUNK)
+        launch(triton_kernels.dots, len(chunks), addresses, chunks, out, M=m, BLOCK=block, num_warps=warps, **types)
     else:
-        types |= {"PADDED": 16 if m <= 16 else 32, "BLOCK": _MANY_BLOCK}
+        types |= {"PADDED": 32, "BLOCK": _MANY_BLOCK}
         launch(triton_kernels.products, len(chunks), addresses, chunks, out, M=m, **types)
     return out.sum(0, dtype=torch.float64)
 
