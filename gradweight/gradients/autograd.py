@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
+from ..linalg.host_access import is_captured, is_eager, is_launch_bound
 from ..linalg.rows import Row
 
 __all__ = ["by_autograd", "cotangent_of", "dense", "explain_donated_buffers"]
@@ -45,8 +47,19 @@ def explain_donated_buffers(error: RuntimeError) -> None:
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:
-    """The scale as the gradient of the loss by itself; None, which is 1, without one."""
-    return None if scale is None else scale.to(loss.device, loss.dtype).expand_as(loss)
+    """The scale as the gradient of the loss by itself; without one 1, or None, which is 1."""
+    if scale is not None:
+        return scale.to(loss.device, loss.dtype).expand_as(loss)
+    if is_launch_bound(loss.device) and is_eager(loss) and not is_captured(loss):
+        return _one(loss.device, loss.dtype).expand_as(loss)
+    return None
+
+
+@functools.lru_cache(maxsize=16)
+def _one(device: torch.device, dtype: torch.dtype) -> Tensor:
+    # autograd would launch an operation to make one for every backward pass. A gradient that is this tensor itself has
+    # another owner, here, so it is never written to in place
+    return torch.ones((), device=device, dtype=dtype)
 
 
 def dense(gradient: Tensor | None) -> Tensor | None:

@@ -53,5 +53,8 @@ class RankLosses:
 
 def fill_missing_losses(values: Mapping[str, Tensor], names: tuple[str, ...], params: Sequence[Tensor]) -> Gradients:
     """The values of all losses, those that this process does not have at zero; no rows."""
-    missing = torch.zeros((), dtype=params[0].dtype, device=params[0].device)
-    return Gradients(names, [values.get(name, missing).detach() for name in names], [])
+    losses = [values[name].detach() for name in names if name in values]
+    if len(losses) < len(names):
+        missing = torch.zeros((), dtype=params[0].dtype, device=params[0].device)
+        losses = [values.get(name, missing).detach() for name in names]
+    return Gradients(names, losses, [])
