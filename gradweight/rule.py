@@ -31,10 +31,11 @@ the weighted sum, instead of one for each loss:
 With ``blocks=`` or ``shared=``, where the direction is not one weighted sum, all gradients are computed all the same;
 so they are for a subclass with ``needs_gradients = True``, to have them in the `Combination`.
 
-A rule that is pure array code (`array_namespace`) and long may say ``faster_on_numpy_from = 3`` in its class, which is
-not inherited: where the Gram matrix of so many losses or more lies on the CPU it is then shown NumPy arrays instead of
-tensors, the same numbers in the same precision, and an operation on those costs a fraction. A rule of a dozen
-operations gains nothing by it.
+A rule that is pure array code (`array_namespace`) may say ``faster_on_numpy_from = 1`` in its class, which is not
+inherited: where the Gram matrix of so many losses or more lies on the CPU, outside of transforms and compilation, it is
+then shown NumPy arrays instead of tensors, the same numbers in the same precision. An operation on those costs a
+fraction, and the solvers of `gradweight.rules` call LAPACK and end when they have converged, which on a device would
+wait for the host.
 """
 
 from __future__ import annotations
@@ -42,6 +43,7 @@ from __future__ import annotations
 import functools
 import importlib
 import inspect
+import math
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias, runtime_checkable
@@ -185,6 +187,15 @@ class Signals:
     def select(self, signals: Mapping[str, Any]) -> dict[str, Any]:
         """The part of ``signals`` that the rule declares, so that a bare ``lambda gram: ...`` is a rule too."""
         return {name: value for name, value in signals.items() if self.takes_any or name in self.known}
+
+
+def faster_on_numpy_from(rule: Rule) -> float:
+    """From how many losses on the rule says that NumPy is faster; not at all if its own class says nothing.
+
+    A subclass may have overridden array code by code of torch, so that it is not inherited.
+    """
+    cls = type(rule)
+    return rule.faster_on_numpy_from if "faster_on_numpy_from" in vars(cls) else math.inf
 
 
 def check_weights(weights: object, rule: str, gram: Array) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..rule import Array, array_namespace
+from ._solvers.arrays import at_least
 
 Preference = Mapping[str, float] | None
 """name -> how much a loss counts; None: equally."""
@@ -59,5 +60,5 @@ def preferred(rule: str, preference: Preference, active: Array, names: tuple[str
     """
     xp = array_namespace(active)
     if preference is None:
-        return active / xp.clip(xp.sum(active), 1, None)
+        return active / at_least(xp.sum(active), 1)
     return active * by_name(rule, "preference", preference, names, active, 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from ..rule import Array, array_namespace
+from ._solvers.arrays import at_least, total
 from ._solvers.correlations import inverse_norms
 
 
@@ -19,20 +20,20 @@ def softmax(scores: Array, active: Array) -> Array:
     xp = array_namespace(scores)
     top = xp.max(xp.where(active > 0, scores, -math.inf), axis=-1)
     powers = xp.where(active > 0, xp.exp(xp.where(active > 0, scores - xp.where(xp.isfinite(top), top, 0), 0)), 0)
-    total = xp.sum(powers, axis=-1)
-    return powers / xp.where(total > 0, total, 1)
+    whole = total(powers)
+    return powers / xp.where(whole > 0, whole, 1)
 
 
 def mean(values: Array, active: Array) -> Array:
     """The mean of the active entries, 0 if there is none: (m,), (m,) -> ()."""
     xp = array_namespace(values)
-    return xp.sum(xp.where(active > 0, values, 0), axis=-1) / xp.clip(xp.sum(active, axis=-1), 1, None)
+    return total(xp.where(active > 0, values, 0)) / at_least(total(active), 1)
 
 
 def log(values: Array) -> Array:
     """The logarithm, with everything below the smallest normal number, zero and negative values too, taken for it."""
     xp = array_namespace(values)
-    return xp.log(xp.clip(values, float(xp.finfo(values.dtype).smallest_normal), None))
+    return xp.log(at_least(values, float(xp.finfo(values.dtype).smallest_normal)))
 
 
 def followed(average: Array, losses: Array, active: Array, time: float) -> Array:
@@ -41,5 +42,5 @@ def followed(average: Array, losses: Array, active: Array, time: float) -> Array
     ``L + (average - L) exp(-time)``, the solution of ``dv/dt = L - v``; what is not active keeps its average.
     """
     xp = array_namespace(losses)
-    target = xp.clip(losses, 0, None)
+    target = at_least(losses, 0)
     return xp.where(active > 0, target + (average - target) * math.exp(-time), average)

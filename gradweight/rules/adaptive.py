@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..rule import Array, array_namespace
 from ._solvers.correlations import inverse_norms
@@ -76,6 +76,8 @@ class AdaptiveWeights:
         Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
         CVPR 2021, arXiv:2012.03149, Algorithms 1 and 2, Theorems 2 and 3.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     alpha1: float = 0.5
     alpha2: float = 0.75

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._solvers.arrays import at_least, at_most, counting
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,8 @@ class AdvAs:
         arXiv:2010.01274, Eq. 11.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     penalty: str = "advas"
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
@@ -42,12 +46,12 @@ class AdvAs:
         if names is not None and self.penalty not in names:
             return active
         p = m - 1 if names is None else names.index(self.penalty)
-        others = [i for i in range(m) if i != p]
-        if not others:
+        if m == 1:
             return active
+        others = xp.astype(counting(gram, m) != p, gram.dtype)
         # |sum of the others|^2; rounding can leave it just below zero where they cancel
-        original = xp.clip(sum(gram[i, j] for i in others for j in others), 0, None)
-        original_is_zero = sum(active[i] for i in others) == 0
+        original = at_least(xp.sum(gram * others[:, None] * others), 0)
+        original_is_zero = xp.sum(active * others) == 0
         ratio = xp.sqrt(original / xp.where(squared[p] > 0, squared[p], 1))
-        weight = xp.where(original_is_zero, 1 + 0 * ratio, xp.clip(ratio, None, 1)) * active[p]
+        weight = xp.where(original_is_zero, 1 + 0 * ratio, at_most(ratio, 1)) * active[p]
         return xp.stack([weight if i == p else active[i] for i in range(m)])

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._solvers.arrays import at_least
 from ._solvers.correlations import inverse_norms
 from ._solvers.eigen import eigh
 from ._solvers.rounding import resolved_eigenvalues, rounding_of
@@ -42,7 +44,7 @@ class AlignedMTL:
         library's routine waits for the device.
     """
 
-    faster_on_numpy_from = 3
+    faster_on_numpy_from: ClassVar[int] = 1
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
@@ -55,7 +57,7 @@ class AlignedMTL:
         kept = resolved_eigenvalues(eigenvalues, vectors, norms)
         smallest = xp.min(xp.where(kept, eigenvalues, xp.inf))
         balance = xp.where(kept, xp.sqrt(xp.where(kept, smallest, 1) / xp.where(kept, eigenvalues, 1)), 0)
-        mean = active / xp.clip(xp.sum(active), 1, None)
+        mean = active / at_least(xp.sum(active), 1)
         components = xp.sum(vectors * mean[:, None], axis=0)
         # lambda_k times component k is the inner product of principal gradient k with the mean gradient
         rounding = rounding_of(gram, xp.matrix_transpose(vectors * norms[:, None])) * xp.sum(mean * norms)

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._solvers.arrays import matvec
-from ._solvers.ball import best_in_ball, inverse_root
-from ._solvers.cone import freed_of_conflicts, shortest_combination
+from ._solvers.arrays import at_least, matvec
+from ._solvers.ball import best_near, inverse_root
 from ._solvers.correlations import correlations, inverse_norms
 
 
@@ -49,9 +49,9 @@ class CAGrad:
         on the host with 1e-8 under each root; their code also divides d by 1 + c^2, which a learning rate does too.
     """
 
-    c: float = 0.5
+    faster_on_numpy_from: ClassVar[int] = 1
 
-    faster_on_numpy_from = 3
+    c: float = 0.5
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.c) and self.c >= 0):
@@ -68,19 +68,13 @@ class CAGrad:
         norm = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
         largest = xp.max(norm)
         largest = xp.where(largest > 0, largest, 1)
-        mean = norm / largest / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
+        mean = norm / largest / at_least(xp.sum(xp.astype(active, gram.dtype)), 1)
         n = inverse_norm / xp.where(xp.any(active), xp.max(inverse_norm), 1)
-        a = matvec(cosine, mean)
-        squared = xp.clip(xp.sum(mean * a), 0, None)
+        squared = at_least(xp.sum(mean * matvec(cosine, mean)), 0)
         radius = self.c * squared * inverse_root(squared)
 
-        y = best_in_ball(cosine, a, n, radius)
-        nearest, stands_out = freed_of_conflicts(cosine, mean[None, :])
-        added = nearest[0, :] - mean
-        _, some_direction = shortest_combination(cosine, n)
-        flat = ~some_direction & (xp.sum(added * matvec(cosine, added)) <= radius**2)
-        y = mean + xp.where(flat, added, y)
+        added, some_direction = best_near(cosine, mean, n, radius)
         # where all has cancelled, what is left is rounding error and no direction
         rounding = 4 * m * xp.finfo(gram.dtype).eps * xp.sum(mean) ** 2
-        nothing = (squared <= rounding) | (flat & ~stands_out[0])
-        return xp.where(nothing, 0, y) * (inverse_norm * largest)
+        nothing = (squared <= rounding) | ~some_direction
+        return xp.where(nothing, 0, mean + added) * (inverse_norm * largest)

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._solvers.arrays import matvec
+from ._solvers.arrays import at_least, matvec
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.eigen import eigh
 from ._solvers.rounding import opposed, resolved_eigenvalues, rounding_of
@@ -39,7 +40,7 @@ class ConFIG:
         count as 0, which are angles of 1e-7 between gradients at float64 where the authors' code tells angles of 1e-15.
     """
 
-    faster_on_numpy_from = 3
+    faster_on_numpy_from: ClassVar[int] = 1
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
@@ -49,7 +50,7 @@ class ConFIG:
         cosine = correlations(gram, inverse_norm)
         if gram.shape[-1] == 2:
             # a single loss that is left keeps weight 1
-            length = xp.sum(norm) / xp.clip(xp.sum(xp.astype(active, gram.dtype)), 1, None)
+            length = xp.sum(norm) / at_least(xp.sum(xp.astype(active, gram.dtype)), 1)
             return xp.where(opposed(cosine[0, 1]), 0, inverse_norm * length)
         ones = xp.astype(active, gram.dtype)
         eigenvalues, vectors = eigh(cosine)

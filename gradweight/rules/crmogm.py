@@ -6,7 +6,18 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..rule import STATISTICS, Array, CoordinateRule, Names, Rule, Signals, State, StatefulRule, array_namespace
+from ..rule import (
+    STATISTICS,
+    Array,
+    CoordinateRule,
+    Names,
+    Rule,
+    Signals,
+    State,
+    StatefulRule,
+    array_namespace,
+    faster_on_numpy_from,
+)
 from ._arguments import check_range
 from ._shares import has_gradient
 
@@ -69,6 +80,11 @@ class CRMOGM:
     def needs_gradients(self) -> bool:
         """As the wrapped rule says: an average of weights that follow from the losses follows from them, too."""
         return bool(getattr(self.rule, "needs_gradients", True))
+
+    @property
+    def faster_on_numpy_from(self) -> float:
+        """As the wrapped rule says."""
+        return faster_on_numpy_from(self.rule)
 
     def init(self, gram: Array) -> State:
         xp = array_namespace(gram)

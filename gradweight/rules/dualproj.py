@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._arguments import Preference, check_nonnegative, preferred
@@ -44,6 +45,8 @@ class DualProj:
         regularisation: a closed form for two losses, every face tried for up to 8, an active-set method beyond
         (`_solvers.quadratic`, with its bound).
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     preference: Preference = field(default=None, hash=False)
 

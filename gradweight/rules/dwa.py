@@ -43,6 +43,8 @@ class DWA:
         Liu, Johns, Davison. End-to-End Multi-Task Learning with Attention. CVPR 2019, arXiv:1803.10704, Eq. 7.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     needs_gradients: ClassVar[bool] = False
     temperature: float = 2.0
     period: int = 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._solvers.correlations import correlations, inverse_norms
@@ -45,9 +46,9 @@ class FairGrad:
         least-squares solver on the host.
     """
 
-    alpha: float = 1.0
+    faster_on_numpy_from: ClassVar[int] = 1
 
-    faster_on_numpy_from = 3
+    alpha: float = 1.0
 
     def __post_init__(self) -> None:
         if not 0.2 <= self.alpha <= 10:

@@ -51,6 +51,8 @@ class FAMO:
         Adam on the logits, ours the plain gradient step of the paper.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     needs_gradients: ClassVar[bool] = False
     beta: float = 0.025
     gamma: float = 0.001

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._arguments import check_range
 from ._shares import has_gradient, mean
+from ._solvers.arrays import at_least
 from ._solvers.correlations import inverse_norms
 
 
@@ -47,6 +49,8 @@ class GradNorm:
         parameters of the optimizer.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     alpha: float = 1.5
 
     def __post_init__(self) -> None:
@@ -59,7 +63,7 @@ class GradNorm:
         xp = array_namespace(gram)
         active = has_gradient(gram)
         first = xp.where(state["first_losses"] == 0, losses, state["first_losses"])
-        left = xp.clip(losses / xp.where(first > 0, first, 1), 0, None)
+        left = at_least(losses / xp.where(first > 0, first, 1), 0)
         average = mean(left, active)
         rate = xp.where(average > 0, left / xp.where(average > 0, average, 1), 1)
         inverse_norm = inverse_norms(gram)

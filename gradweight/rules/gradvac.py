@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._arguments import check_range
-from ._solvers.arrays import identity, like, matvec
+from ._solvers.arrays import at_least, at_most, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
 from ._solvers.loops import compiled_once
-from ._solvers.rounding import stands_out
+from ._solvers.rounding import rounding_of, stands_out
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,8 @@ class GradVac:
         Multilingual Models. ICLR 2021, arXiv:2010.05874; beta as in its experiments.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     beta: float = 0.01
     seed: int = 0
 
@@ -70,13 +73,14 @@ class GradVac:
         active = xp.astype(inverse_norm > 0, gram.dtype)
         eye = identity(gram)
         targets = state["targets"]
-        # row i: the coordinates of g_i'/|g_i| along the unit gradients
-        vaccinated = eye
+        # row i: the coordinates of g_i'/|g_i| along the unit gradients, and its products with those
+        vaccinated, products = eye, cosine
         index = xp.arange(m, **like(gram))
         order = permutations(self.seed, step, m, m, gram)
         for k in range(m):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
-            vaccinated, targets = _vaccine(other, vaccinated, targets, cosine, self.beta)
+            rows = xp.take(cosine, order[:, k], axis=0)
+            vaccinated, products, targets = _vaccine(other, rows, vaccinated, products, targets, self.beta)
         # what rounding leaves of a gradient has any direction
         vaccinated = xp.where(stands_out(cosine, vaccinated, vaccinated)[:, None], vaccinated, 0)
         length = xp.where(active > 0, 1 / xp.where(active > 0, inverse_norm, 1), 0)
@@ -84,23 +88,24 @@ class GradVac:
 
 
 @compiled_once
-def _vaccine(other: Array, vaccinated: Array, targets: Array, cosine: Array, beta: float) -> tuple[Array, Array]:
-    xp = array_namespace(cosine)
-    products = matvec(cosine, vaccinated)
-    squared = xp.sum(products * vaccinated, axis=-1)
+def _vaccine(
+    other: Array, rows: Array, vaccinated: Array, products: Array, targets: Array, beta: float
+) -> tuple[Array, Array, Array]:
+    xp = array_namespace(products)
+    squared = total(products * vaccinated)
     length = xp.sqrt(xp.where(squared > 0, squared, 1))
-    phi = xp.clip(xp.sum(products * other, axis=-1) / length, -1, 1)
-    target = xp.clip(xp.sum(targets * other, axis=-1), -1, 1 - 1e-6)
+    phi = at_most(at_least(total(products * other) / length, -1), 1)
+    target = at_most(at_least(total(targets * other), -1), 1 - 1e-6)
     sine, target_sine = _sine(phi), _sine(target)
     added = length * (target * sine / target_sine - phi)
     # what rounding leaves of a gradient that has cancelled has a cosine, too
-    left = stands_out(cosine, vaccinated, vaccinated)
-    added = xp.where((phi < target) & left, added, 0)
+    left = squared > rounding_of(products, vaccinated) * total(xp.abs(vaccinated))
+    added = xp.where((phi < target) & left, added, 0)[:, None]
     moved = xp.where(left[:, None], phi[:, None] - targets, 0)
-    return vaccinated + added[:, None] * other, targets + beta * moved * other
+    return vaccinated + added * other, products + added * rows, targets + beta * moved * other
 
 
 def _sine(cosine: Array) -> Array:
     # the floor stands for the sines that the clipped targets leave out, and keeps the derivative finite
     xp = array_namespace(cosine)
-    return xp.sqrt(xp.clip(1 - cosine * cosine, 1e-12, None))
+    return xp.sqrt(at_least(1 - cosine * cosine, 1e-12))

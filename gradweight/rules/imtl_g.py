@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from .bisector import AngleBisector
@@ -39,6 +40,8 @@ class IMTLG:
         gradients and norms of any ratio are no obstacle; the authors invert a matrix of the gradients themselves.
         Where no direction has equal projections other than 0, the direction is 0.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

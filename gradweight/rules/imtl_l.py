@@ -48,6 +48,8 @@ class IMTLL:
         own learning rate, follow the flow exactly, and are updated before they are used.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     needs_gradients: ClassVar[bool] = False
     lr: float = 0.01
     initial: float = 1.0

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._shares import has_gradient
-from ._solvers.arrays import like
+from ._solvers.arrays import at_least, at_most, like
 
 
 @dataclass(frozen=True)
@@ -40,6 +41,8 @@ class Krum:
         Descent. NeurIPS 2017, arXiv:1703.02757. Ties go to the lowest index there.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     byzantine: int = 1
     select: int = 1
 
@@ -62,13 +65,13 @@ class Krum:
         distances = squared[:, None] + squared[None, :] - (gram + xp.matrix_transpose(gram))
         index = xp.arange(m, **like(gram))
         neighbours = (active[:, None] * active[None, :] > 0) & (index[:, None] != index[None, :])
-        nearest = xp.sort(xp.where(neighbours, xp.clip(distances, 0, None), math.inf), axis=-1)
-        looked_at = xp.clip(xp.minimum(count - self.byzantine - 2, count - 1), 1, None)
+        nearest = xp.sort(xp.where(neighbours, at_least(distances, 0), math.inf), axis=-1)
+        looked_at = at_least(xp.minimum(count - self.byzantine - 2, count - 1), 1)
         counted = (index < looked_at) & xp.isfinite(nearest)
         scores = xp.where(active > 0, xp.sum(xp.where(counted, nearest, 0), axis=-1), math.inf)
 
         better = xp.sum(xp.astype(scores[None, :] < scores[:, None], gram.dtype), axis=-1)
         equal = xp.sum(xp.astype(scores[None, :] == scores[:, None], gram.dtype) * active, axis=-1)
-        places = xp.clip(count, None, self.select)
-        share = xp.clip((places - better) / xp.clip(equal, 1, None), 0, 1) * active
-        return share / xp.clip(places, 1, None)
+        places = at_most(count, self.select)
+        share = at_most(at_least((places - better) / at_least(equal, 1), 0), 1) * active
+        return share / at_least(places, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._solvers.cone import shortest_combination
@@ -39,6 +40,8 @@ class MGDA:
         form for two losses, every face tried for up to 8, an active-set method beyond (`_solvers.quadratic`, with its
         bound).
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, Names, State
 from ._arguments import check_positive, check_range
@@ -49,6 +50,8 @@ class MoDo:
         Without `cross` one batch gives both factors of G: simple, but biased towards losses whose gradients are
         noisy. The defaults are those of the authors' code.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     gamma: float = 1e-3
     rho: float = 0.1

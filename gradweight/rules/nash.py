@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._solvers.correlations import correlations, inverse_norms
@@ -42,7 +43,7 @@ class NashMTL:
         learning rate you want, clip with torch if you want, and compute weights every step.
     """
 
-    faster_on_numpy_from = 3
+    faster_on_numpy_from: ClassVar[int] = 1
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

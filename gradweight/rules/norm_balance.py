@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._arguments import by_name, check_nonnegative, check_range
@@ -43,6 +44,8 @@ class NormBalance:
         The authors balance the gradients at the decoder's output; here it is those at the parameters. They add 1e-12
         to the average; leaving out zero gradients needs no constant.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     shares: Mapping[str, float] | None = field(default=None, hash=False)
     norm: float = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._arguments import check_range
@@ -44,6 +45,8 @@ class PINNAnnealing:
         the layers' means, that of the loss times its present weight, and weights are renewed on every tenth step.
         The default of alpha is the code's. For weights of their own for each parameter tensor, use ``blocks=``.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     residual: str = "residual"
     alpha: float = 0.1
@@ -95,6 +98,8 @@ class PINNNormAnnealing:
         maximum and mean; so do the authors in: Wang, Sankaran, Wang, Perdikaris. An Expert's Guide to Training
         Physics-Informed Neural Networks. arXiv:2308.08468, Algorithm 1 (there over the sum of all norms).
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     residual: str = "residual"
     alpha: float = 0.1

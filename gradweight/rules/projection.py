@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 from ..rule import Array, array_namespace
 from ._solvers.correlations import correlations, inverse_norms
@@ -56,6 +56,8 @@ class OrthogonalProjection:
         our extension.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     favour: Names
     protect: Names | None = None
     normalized: bool = True
@@ -87,7 +89,8 @@ class OrthogonalProjection:
         if protected:
             # t . u_p for each protected p, and the cosines among the protected
             overlap = xp.stack([sum((cosine[p, f] * length[f] for f in favoured), zero) for p in protected])
-            among = xp.stack([xp.stack([cosine[p, q] for q in protected]) for p in protected])
+            rows = xp.stack([cosine[p] for p in protected])
+            among = xp.stack([rows[:, p] for p in protected], axis=-1)
             if self.when == "always":
                 projected = solve_psd(among, -overlap)
             else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array
 from ._shares import has_gradient, softmax
@@ -33,6 +34,8 @@ class Random:
         Lin, Ye, Zhang, Tsang. Reasonable Effectiveness of Random Weighting: A Litmus Test for Multi-Task Learning.
         TMLR 2022, arXiv:2111.10603. Weights on losses and weights on gradients are the same here.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     seed: int = 0
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, Names, State, array_namespace
 from ._arguments import check_positive, check_range
-from ._solvers.arrays import matvec
+from ._solvers.arrays import at_least
 from ._solvers.correlations import inverse_norms
-from ._solvers.loops import compiled_once, repeated
-from ._solvers.simplex import equal_shares, simplex_projection
+from ._solvers.simplex import equal_shares, projected_descent, simplex_projection
 
 
 @dataclass(frozen=True)
@@ -55,6 +55,8 @@ class SDMGrad:
         direction, is the one that `backward` is called with.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     lam: float = 0.3
     lr: float = 10.0
     momentum: float = 0.5
@@ -78,24 +80,12 @@ class SDMGrad:
         inverse_norm = inverse_norms(gram)
         active = inverse_norm > 0
         one = xp.astype(active, gram.dtype)
-        count = xp.clip(xp.sum(one), 1, None)
+        count = at_least(xp.sum(one), 1)
         mean = one / count
         scale = xp.sum(xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)) / count
         scale = xp.where(scale > 0, scale, 1)
         a = (gram if cross is None else cross) / scale / scale
 
         w = simplex_projection(state["w"], active)
-        w, _ = repeated(
-            lambda state: _iteration(a, *state, self.momentum, self.lam * mean, self.lr, active),
-            self.iterations,
-            (w, 0 * w),
-        )
+        w = projected_descent(a, w, self.lam * mean, self.lr, self.momentum, self.iterations, active)
         return (w + self.lam * mean) / (1 + self.lam), {"w": w}
-
-
-@compiled_once
-def _iteration(
-    a: Array, w: Array, velocity: Array, momentum: float, pull: Array, lr: float, active: Array
-) -> tuple[Array, Array]:
-    velocity = momentum * velocity + matvec(a, w + pull)
-    return simplex_projection(w - lr * velocity, active), velocity

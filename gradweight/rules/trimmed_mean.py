@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
-from ._solvers.arrays import like
+from ._solvers.arrays import at_least, like
 
 
 @dataclass(frozen=True)
@@ -51,8 +51,8 @@ class TrimmedMean:
         reaches = xp.any(flat != 0, axis=-1) if reaches is None else reaches
         n = xp.sum(xp.astype(reaches, rows.dtype))
         ranked = xp.sort(xp.where(reaches[:, None], flat, math.inf), axis=0)
-        trim = xp.clip(xp.minimum(0 * n + self.trim, xp.floor((n - 1) / 2)), 0, None)
+        trim = at_least(xp.minimum(0 * n + self.trim, xp.floor((n - 1) / 2)), 0)
         rank = xp.arange(m, **like(rows))
         kept = ((rank >= trim) & (rank < n - trim))[:, None]
-        mean = xp.sum(xp.where(kept, ranked, 0), axis=0) / xp.clip(n - 2 * trim, 1, None)
+        mean = xp.sum(xp.where(kept, ranked, 0), axis=0) / at_least(n - 2 * trim, 1)
         return xp.reshape(mean, rows.shape[1:])

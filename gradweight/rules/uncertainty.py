@@ -49,6 +49,8 @@ class Uncertainty:
         to the optimizer of the network; here they have their own learning rate, and follow the flow exactly.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     needs_gradients: ClassVar[bool] = False
     lr: float = 0.01
     initial: float = 1.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._arguments import Preference, check_nonnegative, preferred
@@ -47,6 +48,8 @@ class UPGrad:
         1e-4 to the diagonal of the Gram matrix instead, divided by its trace, and so returns conflicting directions
         once norms differ thirtyfold.
     """
+
+    faster_on_numpy_from: ClassVar[int] = 1
 
     preference: Preference = field(default=None, hash=False)
 

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._arguments import check_range
+from ._solvers.arrays import at_most
 from ._solvers.correlations import inverse_norms
 
 
@@ -43,6 +45,8 @@ class VQGANWeight:
         no constant.
     """
 
+    faster_on_numpy_from: ClassVar[int] = 1
+
     reconstruction: str = "reconstruction"
     adversarial: str = "adversarial"
     factor: float = 0.8
@@ -62,5 +66,5 @@ class VQGANWeight:
             return active
         rec, adv = names.index(self.reconstruction), names.index(self.adversarial)
         ratio = inverse_norm[adv] / xp.where(active[rec] > 0, inverse_norm[rec], 1)
-        ratio = xp.where(active[rec] > 0, xp.clip(ratio, None, self.most), 1)
+        ratio = xp.where(active[rec] > 0, at_most(ratio, self.most), 1)
         return xp.stack([self.factor * ratio * active[i] if i == adv else active[i] for i in range(len(names))])

@@ -25,6 +25,7 @@ from ..rule import (
     State,
     StatefulRule,
     check_weights,
+    faster_on_numpy_from,
 )
 from .coordinates import directions_by_coordinate
 from .state_names import for_losses, title
@@ -58,8 +59,7 @@ class Combiner:
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
         self._state = f"state of {title(rule)}"
         self.reads_entries = self._coordinate is not None or self.signals.statistics
-        # not inherited: what a subclass overrides may be torch code
-        self._faster_on_numpy_from = vars(type(rule)).get("faster_on_numpy_from", math.inf)
+        self._faster_on_numpy_from = faster_on_numpy_from(rule)
 
     def __call__(
         self,

@@ -3,31 +3,43 @@
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
-from .arrays import matvec
+from .active_sets import entering, up_to_the_boundary
+from .arrays import at_least, at_most, matvec
+from .cone import freed_of_conflicts, shortest_combination
+from .forms import host_form
+from .host import ball as host
 from .loops import compiled_once, repeated
-from .quadratic import (
-    MOST_FACES_OF,
-    all_faces,
-    change_on_face,
-    entering,
-    least,
-    optimality_residual,
-    regularised,
-    up_to_the_boundary,
-)
+from .quadratic import MOST_FACES_OF, all_faces, change_on_face, least, optimality_residual, regularised
 
 
-def best_in_ball(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
-    """The y at least 0 for which ``d = g_0 + V y``, ``|V y| = radius``, has the largest least gain ``<d, u_i> / n_i``.
+@host_form(host.best_near)
+def best_near(cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Array, Array]:
+    """The y for which ``d = g_0 + V y``, ``|V y| <= radius``, has the largest least gain, and if there is a direction.
 
-    (m, m), (m,), (m,), () -> (m,). It is optimal if ``s = C y + a - mu n`` is at least 0 and ``y s = 0``: a closed form
-    for two losses, every face for up to 8, an active-set method beyond. y is 0 where radius is.
+    (m, m), 2 (m,), () -> (m,), (). The gain is ``<d, u_i> / n_i``, and y is at least 0. Where no direction raises all
+    gains, and the one nearest to g_0 that lowers none is within the radius, it is that one; there is no direction if
+    that does not stand out of rounding errors.
 
     Args:
-        cosine: C, correlations; the rows of zero gradients are empty.
-        a: inner products of g_0 with the unit gradients.
+        cosine: correlations; the rows of zero gradients are empty.
+        mean: g_0 in coordinates along the unit gradients, in units of the largest norm.
         n: 1/|g_i| in units of the largest of them, 0 for zero gradients.
         radius: at least 0.
+    """
+    xp = array_namespace(cosine)
+    y = _on_the_sphere(cosine, matvec(cosine, mean), n, radius)
+    nearest, stands_out = freed_of_conflicts(cosine, mean[None, :])
+    added = nearest[0, :] - mean
+    _, some_direction = shortest_combination(cosine, n)
+    flat = ~some_direction & (xp.sum(added * matvec(cosine, added)) <= radius**2)
+    return xp.where(flat, added, y), ~flat | stands_out[0]
+
+
+def _on_the_sphere(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
+    """The optimal y of length ``|V y| = radius``; a are the inner products of g_0 with the unit gradients.
+
+    It is optimal if ``s = C y + a - mu n`` is at least 0 and ``y s = 0``: a closed form for two losses, every face for
+    up to 8, an active-set method beyond.
     """
     xp = array_namespace(cosine)
     m = cosine.shape[-1]
@@ -55,11 +67,11 @@ def _of_two(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
     difference = xp.stack([n[1], -n[0]])
     inverse_length = inverse_root(xp.sum(n * (n - cos * other)))
     k = xp.sum(difference * a) * inverse_length / xp.where(radius > 0, radius, 1)
-    k = xp.clip(k, -1, 1)
+    k = at_most(at_least(k, -1), 1)
     rest = 1 - k**2
     rest = xp.where(rest > 0, xp.sqrt(xp.where(rest > 0, rest, 1)), 0)
     y = rest * inverse_root(1 - cos**2) * (n - cos * other) - k * difference
-    y = xp.clip(y, 0, None)
+    y = at_least(y, 0)
     # parallel gradients of one length: any y will do
     return xp.where(xp.any(y > 0), y, n)
 
@@ -92,7 +104,7 @@ def _by_faces(cosine: Array, a: Array, n: Array, radius: Array) -> Array:
     y, mu, solvable, _ = _on_face(cosine, a, n, radius, all_faces(cosine))
     residual = optimality_residual(cosine, a - mu[:, None] * n, y)
     best = least(xp.where(solvable, residual, xp.inf)[:, None])
-    return xp.clip(xp.sum(best * y, axis=0), 0, None)
+    return at_least(xp.sum(best * y, axis=0), 0)
 
 
 def _by_active_sets(cosine: Array, a: Array, n: Array, radius: Array) -> Array:

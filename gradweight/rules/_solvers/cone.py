@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
+from .arrays import at_least
 from .quadratic import nonnegative_minimiser
 from .rounding import resolved
 
@@ -21,7 +22,7 @@ def freed_of_conflicts(cosine: Array, target: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(cosine)
     overlap = xp.sum(target[:, :, None] * cosine, axis=1)
-    added = xp.clip(-overlap, 0, None) if cosine.shape[-1] == 2 else nonnegative_minimiser(cosine, overlap)
+    added = at_least(-overlap, 0) if cosine.shape[-1] == 2 else nonnegative_minimiser(cosine, overlap)
     y = target + added
     return y, resolved(cosine, y, target)
 
@@ -37,7 +38,7 @@ def shortest_combination(cosine: Array, n: Array) -> tuple[Array, Array]:
     """
     xp = array_namespace(cosine)
     if cosine.shape[-1] == 2:
-        z = xp.clip(n - cosine[0, 1] * xp.flip(n), 0, None)
+        z = at_least(n - cosine[0, 1] * xp.flip(n), 0)
         # equal gradients: any combination is the shortest
         z = xp.where(xp.sum(z) > 0, z, n)
     else:

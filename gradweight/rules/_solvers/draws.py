@@ -10,10 +10,12 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from ...rule import Array, array_namespace
 
 _MASK = 0xFFFFFFFF
-# multipliers below 2**31, so that the products of 16-bit halves stay far from the end of int64
+# multipliers below 2**31, whose products with 32 bits int64 can hold
 _FIRST, _SECOND, _THIRD = 0x7FEB352D, 0x45D9F3B, 0x2C1B3C6D
 
 
@@ -58,15 +60,19 @@ def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int, of
     where = {"device": like.device} if xp.__name__.endswith("torch") else {}
 
     def low_bits(number: Any) -> Any:
-        # one dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
+        if isinstance(number, np.ndarray | np.generic):
+            number = int(number)
         if isinstance(number, int):
-            return xp.full((1,), number & _MASK, dtype=integer, **where)
+            return number & _MASK
+        # one dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
         return _low(xp.astype(xp.reshape(xp.asarray(number), (1,)), integer))
 
     mixed = _mix(low_bits(seed))
     mixed = _mix(mixed ^ low_bits(step))
     mixed = _mix(mixed ^ low_bits(salt))
     indices = xp.arange(count, dtype=integer, **where)
+    if isinstance(mixed, int):
+        mixed = xp.full((1,), mixed, dtype=integer, **where)
     return _mix(mixed ^ _low(indices + (offset & _MASK)))
 
 
@@ -79,11 +85,8 @@ def _mix(x: Any) -> Any:
 
 
 def _times(x: Any, factor: int) -> Any:
-    """``x * factor mod 2**32``, without ever leaving the range of int64."""
-    low = (x & 0xFFFF) * factor
-    high = ((x >> 16) * factor) & 0xFFFF
-    return _low(low + (high << 16))
+    return _low(x * factor)
 
 
 def _low(x: Any) -> Any:
-    return x & _MASK if "int64" in str(x.dtype) else x
+    return x & _MASK if isinstance(x, int) or "int64" in str(x.dtype) else x

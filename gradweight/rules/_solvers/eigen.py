@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
-from .arrays import counting, identity
+from .arrays import at_least, at_most, counting, identity
+from .forms import host_form
+from .host import eigen as host
 from .loops import compiled_once, repeated
 
 
+@host_form(host.eigh)
 def eigh(matrix: Array) -> tuple[Array, Array]:
     """Eigenvalues, in no order, and eigenvectors in the columns of V: (m, m) -> (m,), (m, m).
 
@@ -43,7 +46,7 @@ def _rotations(matrix: Array, vectors: Array, unit: Array, in_the_middle: Array,
     # tan of the angle, the smaller root of t**2 + 2 tau t = 1, tau = (partner - diagonal) / (2 coupling)
     coupled = xp.abs(coupling) > info.smallest_normal / info.eps
     # clipped where t = 1 / (2 tau) is nothing, because tau squared would overflow
-    tau = xp.clip((partner - diagonal) / xp.where(coupled, 2 * coupling, 1), -(info.eps**-2), info.eps**-2)
+    tau = at_most(at_least((partner - diagonal) / xp.where(coupled, 2 * coupling, 1), -(info.eps**-2)), info.eps**-2)
     sign = xp.where((tau > 0) | ((tau == 0) & first), 1, -1)
     tan = xp.where(coupled, sign / (xp.abs(tau) + xp.sqrt(1 + tau**2)), 0)
     tan = tan - xp.sum(in_the_middle * tan[None, :], axis=-1)

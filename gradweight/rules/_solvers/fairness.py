@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 
 from ...rule import Array, array_namespace
-from .arrays import identity, like, matvec
+from .arrays import at_least, at_most, identity, like, matvec
+from .forms import host_form
+from .host import fairness as host
 from .linear import solve
 from .loops import compiled_once, repeated
 from .quadratic import least
@@ -17,11 +19,7 @@ _STEPS_OF_TWO = 6
 def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
     """The positive y with ``C y = b y**-beta``, zeros if there is none: (m, m), (m,) -> (m,).
 
-    For more than two losses it is where the convex function ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, with
-    ``phi(y) = -log y`` for beta = 1 and
-    ``y**(1 - beta) / (beta - 1)`` otherwise, and Newton's method finds it: 20 steps for beta = 1, 30 above and
-    20 + 10/beta below, each as long as lowers the function most among twelve lengths, ending in full steps, which
-    double the number of right digits. There is none if 0 is a convex combination of the gradients.
+    There is none if 0 is a convex combination of the gradients.
 
     Args:
         cosine: C, correlations; the rows of zero gradients are empty, and their y is 0.
@@ -29,20 +27,32 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
         beta: above 0.
     """
     xp = array_namespace(cosine)
+    if cosine.shape[-1] == 2:
+        y = _of_two(cosine[0, 1], b, beta) * xp.linalg.diagonal(cosine)
+    else:
+        y = fair_minimiser(cosine, b, beta)
+    return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
+
+
+@host_form(host.fair_minimiser)
+def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array:
+    """Where the convex function ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, or some y far out: (m, m), (m,) -> (m,).
+
+    ``phi(y) = -log y`` for beta = 1 and ``y**(1 - beta) / (beta - 1)`` otherwise. Newton's method finds it: 20 steps
+    for beta = 1, 30 above and 20 + 10/beta below, each as long as lowers the function most among twelve lengths, ending
+    in full steps, which double the number of right digits.
+    """
+    xp = array_namespace(cosine)
     eps = xp.finfo(cosine.dtype).eps
     present = xp.linalg.diagonal(cosine)
-    if cosine.shape[-1] == 2:
-        y = _of_two(cosine[0, 1], b, beta) * present
-        return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
     matrix = cosine + identity(cosine) * (1 - present)[:, None]
     # halves and doubles of the Newton step, longer than 1 because far out on -log y it only doubles y
     lengths = 2.0 ** xp.arange(-7, 5, **like(cosine))[:, None]
 
     y = b ** (1 / (1 + beta))
-    y = y * (xp.sum(b * y ** (1 - beta)) / xp.clip(xp.sum(y * matvec(matrix, y)), eps, None)) ** (1 / (1 + beta))
+    y = y * (xp.sum(b * y ** (1 - beta)) / at_least(xp.sum(y * matvec(matrix, y)), eps)) ** (1 / (1 + beta))
     steps = 20 if beta == 1 else 20 + 10 * max(1, math.ceil(1 / beta))
-    y = repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
-    return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
+    return repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
 
 
 def _of_two(cos: Array, b: Array, beta: float) -> Array:
@@ -91,7 +101,7 @@ def _newton_step(matrix: Array, b: Array, beta: float, lengths: Array, y: Array)
     force = b * y**-beta
     pull = matvec(matrix, y)
     # the floor changes nothing that rounding of C does not, and keeps the matrix regular where there is no solution
-    curvature = xp.clip(beta * force / y, 64 * eps, None)
+    curvature = at_least(beta * force / y, 64 * eps)
     # scaled to a diagonal of 1, because y may differ by many orders of magnitude
     scale = 1 / xp.sqrt(1 + curvature)
     hessian = (matrix + identity(matrix) * curvature[:, None]) * scale[:, None] * scale
@@ -102,6 +112,6 @@ def _newton_step(matrix: Array, b: Array, beta: float, lengths: Array, y: Array)
     best = least(xp.where(xp.min(tried, axis=-1) > 0, value(tried), xp.inf)[:, None])
     # nearer than this, differences of the function are rounding errors, and the full step is right
     near = xp.sum((force - pull) * change) < 1e-5 * xp.sum(y * force)
-    full = y + xp.clip(to_the_boundary, None, 1) * change
+    full = y + at_most(to_the_boundary, 1) * change
     # 1 / eps: so far out only where there is no solution, and further out lies overflow
-    return xp.clip(xp.where(near, full, xp.sum(best * tried, axis=0)), None, 1 / eps)
+    return at_most(xp.where(near, full, xp.sum(best * tried, axis=0)), 1 / eps)

@@ -8,10 +8,13 @@ import torch
 from torch import Tensor
 
 from ...rule import Array, array_namespace
-from .arrays import counting, identity, matvec
+from .arrays import at_least, counting, identity, matvec
+from .forms import host_form
+from .host import linear as host
 from .loops import compiled_once
 
 
+@host_form(host.solve_psd)
 def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
     """Some x with ``matrix @ x = rhs``, for positive semi-definite ``matrix`` and ``rhs`` in its range.
 
@@ -32,6 +35,27 @@ def solve_psd(matrix: Array, rhs: Array, scale: float | None = None) -> Array:
 
     x = apply(rhs)
     return x + apply(rhs - matvec(matrix, x))
+
+
+@host_form(host.shortest_affine)
+def shortest_affine(cosine: Array, active: Array) -> Array:
+    """The a of sum n, the number of active gradients, whose ``sum_i a_i u_i`` is shortest: (m, m), (m,) -> (m,).
+
+    Of dependent gradients the vector is unique all the same, and a is not.
+
+    Args:
+        cosine: correlations; the rows of zero gradients are empty.
+        active: ones, and zeros for zero gradients.
+    """
+    xp = array_namespace(cosine)
+    # a = 1 + P y, where P removes the mean over the active gradients and so keeps the sum of a
+    count = at_least(xp.sum(active), 1)
+    mean = matvec(cosine, active) / count
+    centred_mean = active * (mean - xp.sum(active * mean) / count)
+    centred = (cosine - mean[:, None] - centred_mean[None, :]) * active[:, None] * active[None, :]
+    # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1
+    y = active * solve_psd(centred, -count * centred_mean, scale=1.0)
+    return active + y - active * xp.sum(y) / count
 
 
 def solve(matrix: Array, rhs: Array) -> Array:

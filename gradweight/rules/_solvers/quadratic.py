@@ -11,13 +11,17 @@ the network's sake, and eight digits less would undo everything here.
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
-from .arrays import counting, identity, matvec
+from .active_sets import entering, up_to_the_boundary
+from .arrays import at_least, counting, identity, matvec
+from .forms import host_form
+from .host import quadratic as host
 from .linear import solve
 from .loops import compiled_once, repeated
 
 MOST_FACES_OF = 8
 
 
+@host_form(host.nonnegative_minimiser)
 def nonnegative_minimiser(matrix: Array, linear: Array) -> Array:
     """The minimiser of ``y' A y / 2 + c' y`` over ``y >= 0``, for each row c: (n, n), (r, n) -> (r, n).
 
@@ -38,7 +42,7 @@ def nonnegative_minimiser(matrix: Array, linear: Array) -> Array:
     faces, inner = all_faces(matrix), regularised(matrix)
     candidates = change_on_face(inner, faces, linear)
     best = least(optimality_residual(matrix, linear, candidates))
-    y = xp.clip(xp.sum(candidates * best[:, :, None], axis=0), 0, None)
+    y = at_least(xp.sum(candidates * best[:, :, None], axis=0), 0)
     free = xp.sum(faces[:, None, :] * best[:, :, None], axis=0)
     slack = matvec(matrix, y) + linear
     return up_to_the_boundary(y, change_on_face(inner, free, slack[:, None, :])[:, 0, :], free)[0]
@@ -86,34 +90,6 @@ def change_on_face(inner: Array, free: Array, slack: Array) -> Array:
     # -1e-19, a step towards the boundary
     free_rows = free[..., None, :]
     return free_rows * solve(identity(inner) + free[..., :, None] * inner, -free_rows * slack)
-
-
-def entering(slack: Array, free: Array, whole: Array, rounding: Array, several: bool) -> Array:
-    """``free`` and the variables whose slack is below rounding errors: 2 (r, n), 2 (r, 1) -> (r, n).
-
-    Only the one whose slack is lowest unless ``several``, and none before the minimum on the present face has been
-    reached, which is what ``whole`` tells.
-    """
-    xp = array_namespace(slack)
-    outside = xp.where(free > 0, xp.inf, slack)
-    enters = whole & (outside < -rounding)
-    if not several:
-        enters = enters & (outside == xp.min(outside, axis=-1)[..., None])
-    return xp.where(enters, 1, free)
-
-
-def up_to_the_boundary(y: Array, change: Array, free: Array) -> tuple[Array, Array, Array]:
-    """``y + change``, or as much of the change as keeps y >= 0: 3 (..., n) -> (..., n), (..., n), (..., 1).
-
-    The new y, the free variables without those that the way ended at, and whether it was the whole way.
-    """
-    xp = array_namespace(y)
-    falls = change < 0
-    ends = xp.where(falls, y / xp.where(falls, -change, 1), xp.inf)
-    length = xp.clip(xp.min(ends, axis=-1)[..., None], None, 1)
-    leaves = ends <= length
-    y = xp.where(leaves, 0, xp.clip(y + length * change, 0, None))
-    return y, xp.where(leaves, 0, free), length == 1
 
 
 def _lawson_hanson(matrix: Array, linear: Array) -> Array:

@@ -6,7 +6,7 @@ An optimizer such as Adam makes a full step of the tiniest.
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
-from .arrays import matvec
+from .arrays import at_least, matvec, total
 
 
 def opposed(cosine: Array) -> Array:
@@ -24,14 +24,14 @@ def stands_out(cosine: Array, y: Array, target: Array) -> Array:
     (m, m), (r, m), (r, m) -> (r,). ``|p|^2 = p . target`` is known to a few ``eps |y| |target|``, norms being sums.
     """
     xp = array_namespace(cosine)
-    squared = xp.sum(target * matvec(cosine, y), axis=-1)
-    return squared > rounding_of(cosine, y) * xp.sum(xp.abs(target), axis=-1)
+    squared = total(target * matvec(cosine, y))
+    return squared > rounding_of(cosine, y) * total(xp.abs(target))
 
 
 def rounding_of(cosine: Array, y: Array) -> Array:
     """How far rounding may have moved the inner products of ``sum_i y_i u_i`` with unit vectors, (r, m) -> (r,)."""
     xp = array_namespace(cosine)
-    return 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * xp.sum(xp.abs(y), axis=-1)
+    return 4 * cosine.shape[-1] * xp.finfo(cosine.dtype).eps * total(xp.abs(y))
 
 
 def resolved(cosine: Array, y: Array, target: Array) -> Array:
@@ -46,8 +46,8 @@ def resolved(cosine: Array, y: Array, target: Array) -> Array:
     eps = xp.finfo(cosine.dtype).eps
     tolerance = 8 * eps**0.5
     slack = matvec(cosine, y)
-    squared = xp.sum(target * slack, axis=-1)
-    length = xp.sqrt(xp.clip(squared, 0, None))
+    squared = total(target * slack)
+    length = xp.sqrt(at_least(squared, 0))
     rounding = rounding_of(cosine, y)
     return (
         stands_out(cosine, y, target)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from ...rule import Array, State, array_namespace
-from .arrays import counting
+from .arrays import at_least, counting, matvec
+from .forms import host_form
+from .host import simplex as host
+from .loops import compiled_once, repeated
 
 
 def equal_shares(gram: Array) -> State:
@@ -11,6 +14,7 @@ def equal_shares(gram: Array) -> State:
     return {"w": 0 * array_namespace(gram).linalg.diagonal(gram) + 1 / gram.shape[-1]}
 
 
+@host_form(host.simplex_projection)
 def simplex_projection(values: Array, active: Array) -> Array:
     """The nearest point with ``w >= 0, sum w = 1`` and w zero where not active: (m,), (m,) of truth values -> (m,).
 
@@ -26,4 +30,20 @@ def simplex_projection(values: Array, active: Array) -> Array:
     ordered, index = xp.sort(shifted, axis=-1, descending=True), counting(values, values.shape[-1])
     total = xp.sum(xp.where(index[None, :] <= index[:, None], ordered[None, :], 0), axis=-1)
     theta = xp.max((total - 1) / (index + 1))
-    return xp.where(active, xp.clip(shifted - xp.where(xp.any(active), theta, 0), 0, None), 0)
+    return xp.where(active, at_least(shifted - xp.where(xp.any(active), theta, 0), 0), 0)
+
+
+@host_form(host.projected_descent)
+def projected_descent(
+    a: Array, w: Array, pull: Array, lr: float, momentum: float, iterations: int, active: Array
+) -> Array:
+    """``v = momentum v + A (w + pull)``, ``w = simplex(w - lr v)``, so many times: (m, m), 2 (m,) -> (m,)."""
+    return repeated(lambda state: _descent(a, *state, momentum, pull, lr, active), iterations, (w, 0 * w))[0]
+
+
+@compiled_once
+def _descent(
+    a: Array, w: Array, velocity: Array, momentum: float, pull: Array, lr: float, active: Array
+) -> tuple[Array, Array]:
+    velocity = momentum * velocity + matvec(a, w + pull)
+    return simplex_projection(w - lr * velocity, active), velocity

@@ -1,0 +1,1 @@
+"""The solvers' forms for NumPy arrays: LAPACK, loops that end, double precision inside."""
