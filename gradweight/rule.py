@@ -194,8 +194,8 @@ def faster_on_numpy_from(rule: Rule) -> float:
 
     A subclass may have overridden array code by code of torch, so that it is not inherited.
     """
-    cls = type(rule)
-    return rule.faster_on_numpy_from if "faster_on_numpy_from" in vars(cls) else math.inf
+    own: float = getattr(rule, "faster_on_numpy_from", math.inf)
+    return own if "faster_on_numpy_from" in vars(type(rule)) else math.inf
 
 
 def check_weights(weights: object, rule: str, gram: Array) -> None:

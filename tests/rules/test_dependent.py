@@ -34,14 +34,14 @@ from ..strategies import SEEDS
 DTYPES = st.sampled_from([np.float32, np.float64])
 
 
-def weights(rule: Rule, rows: np.ndarray) -> np.ndarray:
+def weights(rule: Rule, rows: np.ndarray, on_host: bool = True) -> np.ndarray:
     """Of the Gram matrix in the precision of the rows, each entry rounded once."""
     double = rows.astype(np.float64)
     gram = (double @ double.T).astype(rows.dtype)
+    gram = gram if on_host else torch.tensor(gram)
     given = {"step": np.int64(0)} if isinstance(rule, PCGrad | GradVac) else {}
     if isinstance(rule, StatefulRule):
-        found: np.ndarray = rule.update(gram, rule.init(gram), **given)[0]
-        return found
+        return np.asarray(rule.update(gram, rule.init(gram), **given)[0])
     return np.asarray(rule(gram, **given))
 
 
@@ -99,13 +99,13 @@ CASES = [
 
 @pytest.mark.parametrize(("rule", "gradients"), CASES, ids=lambda x: getattr(x, "__name__", repr(x)))
 @settings(deadline=None, max_examples=30)
-@given(seed=SEEDS, dtype=DTYPES)
-def test_nothing_is_left(rule: Rule, gradients: object, seed: int, dtype: type) -> None:
+@given(seed=SEEDS, dtype=DTYPES, on_host=st.booleans())
+def test_nothing_is_left(rule: Rule, gradients: object, seed: int, dtype: type, on_host: bool) -> None:
     rng = np.random.default_rng(seed)
     rows = turned(gradients(rng), rng)  # type: ignore[operator]
     if rule not in BY_LENGTH:
         rows *= 10.0 ** rng.uniform(-3, 3, (len(rows), 1))
-    assert np.array_equal(weights(rule, rows.astype(dtype)), np.zeros(len(rows)))
+    assert np.array_equal(weights(rule, rows.astype(dtype), on_host), np.zeros(len(rows)))
 
 
 @pytest.mark.parametrize("rule", [PCGrad(), GradVac()], ids=repr)
@@ -119,8 +119,8 @@ def test_nothing_is_left_where_each_gradient_has_its_opposite(rule: Rule, seed: 
 
 
 @settings(deadline=None, max_examples=300)
-@given(seed=SEEDS, dtype=DTYPES, power=st.floats(-9, 0))
-def test_a_bisector_that_is_left_conflicts_with_nothing(seed: int, dtype: type, power: float) -> None:
+@given(seed=SEEDS, dtype=DTYPES, power=st.floats(-9, 0), on_host=st.booleans())
+def test_a_bisector_that_is_left_conflicts_with_nothing(seed: int, dtype: type, power: float, on_host: bool) -> None:
     """Gradients of which some nearly agree or oppose each other, mostly dependent."""
     rng = np.random.default_rng(seed)
     m = int(rng.integers(3, 8))
@@ -130,7 +130,7 @@ def test_a_bisector_that_is_left_conflicts_with_nothing(seed: int, dtype: type, 
             rows[i] = rows[rng.integers(i)] * rng.choice([-1, 1]) + 10.0**power * rng.standard_normal(rows.shape[1])
     rows /= np.linalg.norm(rows, axis=1, keepdims=True)
     rows = (turned(rows, rng) * 10.0 ** rng.uniform(-3, 3, (m, 1))).astype(dtype)
-    w = weights(AngleBisector(), rows).astype(np.longdouble)
+    w = weights(AngleBisector(), rows, on_host).astype(np.longdouble)
     exact = rows.astype(np.longdouble)
     along = exact @ (w @ exact) / np.sqrt(np.sum(exact**2, axis=1))
     # rounding leaves 1/(4 m) of each uncertain, and two gradients that count as one half of it

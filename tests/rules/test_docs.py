@@ -61,7 +61,7 @@ def test_own_rule_runs_and_keeps_its_claims(tmp_path, monkeypatch):
         test_claims.test_moves_wherever_all_losses_can_fall,
         test_claims.test_derivative_is_that_of_finite_differences,
         test_claims.test_finite_and_zero_gradients_left_out,
-        test_claims.test_numpy_is_torch,
+        test_claims.test_both_forms_have_one_direction,
         test_claims.test_vmap_is_a_loop,
         test_claims.test_runs_on_fake_tensors,
         test_claims.test_compiled_is_eager,

@@ -51,4 +51,4 @@ def at_most(array: Array, high: Any) -> Array:
 
 
 def is_numpy(array: Array) -> bool:
-    return isinstance(array, np.ndarray | np.generic)
+    return isinstance(array, (np.ndarray, np.generic))

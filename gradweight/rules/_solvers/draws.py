@@ -60,20 +60,20 @@ def _hash(seed: int, step: Array, count: int, like: Array, salt: Array | int, of
     where = {"device": like.device} if xp.__name__.endswith("torch") else {}
 
     def low_bits(number: Any) -> Any:
-        if isinstance(number, np.ndarray | np.generic):
-            number = int(number)
-        if isinstance(number, int):
-            return number & _MASK
         # one dimension all along: NumPy warns of overflow in scalars, and the mixing is elementwise anyway
+        if isinstance(number, int):
+            return xp.full((1,), number & _MASK, dtype=integer, **where)
         return _low(xp.astype(xp.reshape(xp.asarray(number), (1,)), integer))
 
-    mixed = _mix(low_bits(seed))
-    mixed = _mix(mixed ^ low_bits(step))
-    mixed = _mix(mixed ^ low_bits(salt))
+    mixed: Any = 0
+    for number in (seed, step, salt):
+        if isinstance(number, (np.ndarray, np.generic)):
+            number = int(number)
+        # Python's integers as long as there are no others
+        whole = isinstance(number, int) and isinstance(mixed, int)
+        mixed = _mix(mixed ^ (number & _MASK)) if whole else _mix(low_bits(mixed) ^ low_bits(number))
     indices = xp.arange(count, dtype=integer, **where)
-    if isinstance(mixed, int):
-        mixed = xp.full((1,), mixed, dtype=integer, **where)
-    return _mix(mixed ^ _low(indices + (offset & _MASK)))
+    return _mix(low_bits(mixed) ^ _low(indices + (offset & _MASK)))
 
 
 def _mix(x: Any) -> Any:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import TypeAlias
+
 import numpy as np
+import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -11,6 +15,9 @@ from gradweight.rules._solvers.correlations import correlations, inverse_norms
 from gradweight.rules._solvers.linear import solve, solve_psd, solved_in_batches
 
 from ...strategies import EPS, SEEDS, regular_sets, structured_sets
+
+Solver: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+both_forms = pytest.mark.parametrize("solver", [solve_psd, solve_psd.array], ids=["host", "array"])
 
 
 def test_inverse_norms_are_zero_where_a_gradient_is() -> None:
@@ -39,31 +46,34 @@ def test_correlations_stay_within_one(rows: np.ndarray, scale: float) -> None:
     np.testing.assert_array_equal(cosine[zero], 0)
 
 
+@both_forms
 @settings(deadline=None, max_examples=200)
-@given(regular_sets(max_ratio=1.0), SEEDS)
-def test_solve_psd_of_regular_systems(rows: np.ndarray, seed: int) -> None:
+@given(rows=regular_sets(max_ratio=1.0), seed=SEEDS)
+def test_solve_psd_of_regular_systems(solver: Solver, rows: np.ndarray, seed: int) -> None:
     matrix = rows @ rows.T
     rhs = np.random.default_rng(seed).standard_normal(len(rows))
     x = np.linalg.solve(matrix, rhs)
     # both are right to eps times the condition number
     tolerance = 16 * len(rows) * EPS * np.linalg.cond(matrix) * np.linalg.norm(x)
-    np.testing.assert_allclose(solve_psd(matrix, rhs), x, rtol=0, atol=tolerance)
+    np.testing.assert_allclose(solver(matrix, rhs), x, rtol=0, atol=tolerance)
 
 
+@both_forms
 @settings(deadline=None, max_examples=200)
-@given(structured_sets(), SEEDS)
-def test_solve_psd_of_singular_systems(rows: np.ndarray, seed: int) -> None:
+@given(rows=structured_sets(), seed=SEEDS)
+def test_solve_psd_of_singular_systems(solver: Solver, rows: np.ndarray, seed: int) -> None:
     """x is not unique, what it combines is: rows' x is the minimum-norm solution of ``rows v = rhs``."""
     rhs = rows @ np.random.default_rng(seed).integers(-3, 4, rows.shape[1])
-    combined = solve_psd(rows @ rows.T, rhs) @ rows
+    combined = solver(rows @ rows.T, rhs) @ rows
     expected = np.linalg.lstsq(rows, rhs, rcond=1e-10)[0]
     # integer matrices of this size have singular values of at least 1e-3, which enter squared
     np.testing.assert_allclose(combined, expected, rtol=0, atol=1e-8 * max(1, np.abs(expected).max()))
 
 
+@both_forms
 @settings(deadline=None, max_examples=200)
-@given(st.integers(2, 8), st.integers(3, 20), st.floats(-5, 0), SEEDS)
-def test_solve_psd_of_nearly_dependent_systems(m: int, dimension: int, power: float, seed: int) -> None:
+@given(m=st.integers(2, 8), dimension=st.integers(3, 20), power=st.floats(-5, 0), seed=SEEDS)
+def test_solve_psd_of_nearly_dependent_systems(solver: Solver, m: int, dimension: int, power: float, seed: int) -> None:
     """The residual is rounding however ill the condition, which takes pivoting: without it, it grows to 1e-10."""
     rng = np.random.default_rng(seed)
     units = rng.standard_normal((m, dimension))
@@ -72,7 +82,7 @@ def test_solve_psd_of_nearly_dependent_systems(m: int, dimension: int, power: fl
             units[i] = units[rng.integers(i)] + 10.0**power * rng.standard_normal(dimension)
     units /= np.linalg.norm(units, axis=1, keepdims=True)
     matrix, rhs = units @ units.T, units @ rng.standard_normal(dimension)
-    x = solve_psd(matrix, rhs)
+    x = solver(matrix, rhs)
     # 1e-13 and not 1e-15: a dropped pivot, below m eps, leaves what it would have explained
     residual = units @ (x @ units) - rhs
     assert np.abs(residual).max() <= 1e-13 * (np.abs(x).sum() + np.abs(rhs).max())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from itertools import combinations
+from typing import TypeAlias
 
 import numpy as np
 import pytest
@@ -29,6 +31,11 @@ def ill_scaled_sets(draw: st.DrawFn, min_m: int = 1, max_m: int = 16) -> np.ndar
     return rows * 10.0 ** rng.uniform(-6, 6, (len(rows), 1)) * 10.0 ** draw(st.floats(-30, 30))
 
 
+Minimiser: TypeAlias = Callable[[np.ndarray, np.ndarray], np.ndarray]
+MINIMISER = quadratic.nonnegative_minimiser
+both_forms = pytest.mark.parametrize("minimiser", [MINIMISER.host, MINIMISER.array], ids=["host", "array"])
+
+
 def cosines_of(rows: np.ndarray) -> np.ndarray:
     gram = rows @ rows.T
     return correlations(gram, inverse_norms(gram))
@@ -50,11 +57,12 @@ def test_never_conflicts(rule: Rule, rows: np.ndarray) -> None:
         assert w.any() == rows.any()
 
 
+@both_forms
 @settings(max_examples=60)
-@given(structured_sets(max_m=16))
-def test_optimality_of_projections(rows: np.ndarray) -> None:
+@given(rows=structured_sets(max_m=16))
+def test_optimality_of_projections(minimiser: Minimiser, rows: np.ndarray) -> None:
     cosine = cosines_of(rows)
-    y = quadratic.nonnegative_minimiser(cosine, cosine)
+    y = minimiser(cosine, cosine)
     assert np.all(y >= 0)
     # y itself may be large where gradients oppose each other, and the residual goes with it; no variable enters for
     # less than 4 n eps
@@ -66,7 +74,7 @@ def test_optimality_of_projections(rows: np.ndarray) -> None:
 @given(ill_scaled_sets(max_m=8))
 def test_active_sets_agree_with_the_faces(rows: np.ndarray) -> None:
     cosine = cosines_of(rows)
-    faces = quadratic.nonnegative_minimiser(cosine, cosine)
+    faces = MINIMISER.array(cosine, cosine)
     active_sets = quadratic._lawson_hanson(cosine, cosine)
     difference = (faces - active_sets) @ cosine
     # y is not unique, V y is, and A (y - y') = V' V (y - y') sees it, to the square root of the residual where
@@ -76,9 +84,10 @@ def test_active_sets_agree_with_the_faces(rows: np.ndarray) -> None:
     np.testing.assert_allclose(difference, 0, atol=1e-12 * size + 2 * np.sqrt(residual * len(rows) * size))
 
 
+@both_forms
 @pytest.mark.parametrize("m", [3, 8, 9, 16])
 @pytest.mark.parametrize("pairs", [1, 4])
-def test_nearly_opposed_gradients(m: int, pairs: int) -> None:
+def test_nearly_opposed_gradients(minimiser: Minimiser, m: int, pairs: int) -> None:
     """The hardest: y of up to 1e12, and in faces and in active sets alike one solve after the other to get them."""
     rng = np.random.default_rng(7)
     for angle in 10.0 ** np.arange(-6, 0):
@@ -86,12 +95,13 @@ def test_nearly_opposed_gradients(m: int, pairs: int) -> None:
         for i in range(1, min(2 * pairs, m), 2):
             rows[i] = -rows[i - 1] + angle * rng.standard_normal(m + 5)
         cosine = cosines_of(rows)
-        y = quadratic.nonnegative_minimiser(cosine, cosine)
+        y = minimiser(cosine, cosine)
         assert np.all(quadratic.optimality_residual(cosine, cosine, y) <= 1e-8 + 1e-13 * y.sum(axis=-1))
         assert np.all(resolved(cosine, np.eye(m) + y, np.eye(m))) or angle < 1e-4
 
 
-def test_nine_losses_by_brute_force() -> None:
+@both_forms
+def test_nine_losses_by_brute_force(minimiser: Minimiser) -> None:
     rng = np.random.default_rng(3)
     rows = rng.standard_normal((9, 6))
     cosine = cosines_of(rows)
@@ -104,7 +114,7 @@ def test_nine_losses_by_brute_force() -> None:
         y[:, free] = -np.linalg.lstsq(cosine[np.ix_(free, free)], cosine[free], rcond=1e-10)[0].T
         energy = np.where((y >= 0).all(axis=1), 0.5 * np.sum((y @ cosine) * y, axis=1) + np.sum(cosine * y, axis=1), 0)
         best, value = np.where((energy < value)[:, None], y, best), np.minimum(energy, value)
-    found = quadratic.nonnegative_minimiser(cosine, cosine)
+    found = minimiser(cosine, cosine)
     np.testing.assert_allclose((found - best) @ cosine, 0, atol=1e-7)
 
 
@@ -147,13 +157,26 @@ def _nearest_in_dual_cone(target: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return best
 
 
+@both_forms
 @settings(deadline=None, max_examples=100)
-@given(structured_sets(min_m=2, max_m=6))
-def test_it_projects_on_the_cone(rows: np.ndarray) -> None:
+@given(rows=structured_sets(min_m=2, max_m=6))
+def test_it_projects_on_the_cone(minimiser: Minimiser, rows: np.ndarray) -> None:
     """Moreau: target + rows' y is the projection, y the multipliers."""
     target, rows = rows[0], rows[1:]
     norms = np.linalg.norm(rows, axis=1, keepdims=True)
     units = rows / np.where(norms > 0, norms, 1)
-    y = quadratic.nonnegative_minimiser(units @ units.T, (units @ target)[None])[0]
+    y = minimiser(units @ units.T, (units @ target)[None])[0]
     assert np.all(y >= 0)
     np.testing.assert_allclose(target + y @ units, _nearest_in_dual_cone(target, units), rtol=0, atol=1e-8)
+
+
+@pytest.mark.parametrize("m", [32, 128])
+@pytest.mark.parametrize("dimension", ["half", "more"])
+def test_many_losses_on_the_host(m: int, dimension: str) -> None:
+    """Independent ones, by exchanges, and dependent ones, of which 0 is a convex combination, by active sets."""
+    cosine = cosines_of(np.random.default_rng(m).standard_normal((m, m + 8 if dimension == "more" else m // 2)))
+    linear = cosine[:4]
+    y = MINIMISER.host(cosine, linear)
+    assert np.all(y >= 0)
+    residual = quadratic.optimality_residual(cosine, linear, y)
+    assert np.all(residual <= 4 * m * EPS * (1 + y.sum(axis=-1)))

@@ -30,7 +30,7 @@ def best_near(cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Arra
     mu = ((a + radius) / n).min()
     for _ in range(_MOST_STEPS):
         y = nonnegative_minimiser(c, (a - mu * n)[None, :])[0, :]
-        along, length = y @ n, (y @ (c @ y)) ** 0.5
+        along, length = y @ n, max(y @ (c @ y), 0) ** 0.5
         if not (along > 0 and length > 0):
             return None
         on_face, root = _on_face(c, a, n, radius, np.flatnonzero(y))
