@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._solvers.arrays import total
 from .bisector import AngleBisector
 
 
@@ -46,7 +47,7 @@ class IMTLG:
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         weights = AngleBisector()(gram)
-        total = xp.sum(weights)
-        rounding = 16 * gram.shape[-1] * xp.finfo(gram.dtype).eps * xp.sum(xp.abs(weights))
-        some = xp.abs(total) > rounding
-        return xp.where(some, weights / xp.where(some, total, 1), 0)
+        sum_of_all = total(weights)
+        rounding = 16 * gram.shape[-1] * xp.finfo(gram.dtype).eps * total(xp.abs(weights))
+        some = xp.abs(sum_of_all) > rounding
+        return xp.where(some, weights / xp.where(some, sum_of_all, 1), 0)

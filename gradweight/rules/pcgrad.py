@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._solvers.arrays import at_most, identity, like, total
+from ._solvers.arrays import at_most, counting, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
 from ._solvers.loops import compiled_once
@@ -56,8 +56,9 @@ class PCGrad:
         # row i of `surgery`: the coordinates of g_i'/|g_i| along the unit gradients, and their products with those
         surgery, products = eye, cosine
         index = xp.arange(m, **like(gram))
-        order = permutations(self.seed, step, m, m, gram)
-        for k in range(m):
+        # of two losses each has one other
+        order = permutations(self.seed, step, m, m, gram) if m > 2 else xp.flip(counting(gram, m))[:, None]
+        for k in range(m if m > 2 else m - 1):
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
             rows = xp.take(cosine, order[:, k], axis=0)
             surgery, products = _freed_of(other, rows, surgery, products)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from ...rule import Array, array_namespace
 from .active_sets import entering, up_to_the_boundary
 from .arrays import at_least, at_most, matvec
-from .cone import freed_of_conflicts, shortest_combination
+from .cone import unless_flat
 from .forms import host_form
 from .host import ball as host
 from .loops import compiled_once, repeated
@@ -26,13 +26,8 @@ def best_near(cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Arra
         n: 1/|g_i| in units of the largest of them, 0 for zero gradients.
         radius: at least 0.
     """
-    xp = array_namespace(cosine)
     y = _on_the_sphere(cosine, matvec(cosine, mean), n, radius)
-    nearest, stands_out = freed_of_conflicts(cosine, mean[None, :])
-    added = nearest[0, :] - mean
-    _, some_direction = shortest_combination(cosine, n)
-    flat = ~some_direction & (xp.sum(added * matvec(cosine, added)) <= radius**2)
-    return xp.where(flat, added, y), ~flat | stands_out[0]
+    return unless_flat(y, cosine, mean, n, radius)
 
 
 def _on_the_sphere(cosine: Array, a: Array, n: Array, radius: Array) -> Array:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...rule import Array, array_namespace
-from .arrays import at_least
+from .arrays import at_least, matvec
 from .quadratic import nonnegative_minimiser
 from .rounding import resolved
 
@@ -45,3 +45,13 @@ def shortest_combination(cosine: Array, n: Array) -> tuple[Array, Array]:
         # min |sum z_i u_i|^2 over n . z = 1 has the same solution as min |sum z_i u_i|^2 + (n . z - 1)^2, up to length
         z = nonnegative_minimiser(cosine + n[:, None] * n[None, :], -n[None, :])[0, :]
     return z, resolved(cosine, z[None, :], z[None, :])[0]
+
+
+def unless_flat(y: Array, cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Array, Array]:
+    """y, or where no direction raises all gains the one nearest to g_0 that lowers none, if it is within the radius."""
+    xp = array_namespace(cosine)
+    nearest, stands_out = freed_of_conflicts(cosine, mean[None, :])
+    added = nearest[0, :] - mean
+    _, some_direction = shortest_combination(cosine, n)
+    flat = ~some_direction & (xp.sum(added * matvec(cosine, added)) <= radius**2)
+    return xp.where(flat, added, y), ~flat | stands_out[0]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....rule import Array
+from ..cone import unless_flat
 from .quadratic import nonnegative_minimiser
 
 _MOST_STEPS = 50
@@ -17,16 +18,17 @@ def best_near(cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Arra
     ``y >= 0``. Its length ``|V y|`` is convex in mu and grows with it, so Newton's method comes down to the radius from
     one side; on the face that does not change any more it is the root of a quadratic equation.
 
-    The second result is that a direction is left. None where the least gain is not above 0 by more than rounding
-    errors, for two losses, and where the radius is 0.
+    The second result is whether a direction is left. None for two losses, and where the radius is 0.
     """
     if len(n) == 2 or not radius > 0:
         return None
     active = np.flatnonzero(n)
     c = cosine[np.ix_(active, active)].astype(np.float64)
+    full = n
     g, n, radius = mean[active].astype(np.float64), n[active].astype(np.float64), float(radius)
     a = c @ g
-    tolerance = 4 * len(c) * float(np.finfo(cosine.dtype).eps) ** 0.5
+    # any convex combination of the gradients then stands out of rounding errors, as `resolved` sees it
+    tolerance = (2 + len(c) / 2) * float(np.finfo(cosine.dtype).eps) ** 0.5
     mu = ((a + radius) / n).min()
     for _ in range(_MOST_STEPS):
         y = nonnegative_minimiser(c, (a - mu * n)[None, :])[0, :]
@@ -35,12 +37,12 @@ def best_near(cosine: Array, mean: Array, n: Array, radius: Array) -> tuple[Arra
             return None
         on_face, root = _on_face(c, a, n, radius, np.flatnonzero(y))
         if on_face is not None and _is_optimal(on_face, a + c @ on_face - root * n):
-            gains = c @ (g + on_face)
-            if gains.min() <= tolerance * max((g + on_face) @ gains, 0) ** 0.5:
-                return None
             result = np.zeros_like(mean)
             result[active] = on_face
-            return result, np.asarray(True)
+            gains = c @ (g + on_face)
+            if gains.min() > tolerance * max((g + on_face) @ gains, 0) ** 0.5:
+                return result, np.asarray(True)
+            return unless_flat(result, cosine, mean, full, radius)
         mu -= (length - radius) * length / along
     return None
 

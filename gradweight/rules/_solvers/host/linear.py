@@ -38,5 +38,6 @@ def _regular(matrix: Array, rhs: Array) -> Array | None:
     pivots = np.linalg.cholesky(matrix).diagonal()  # raises if it is not positive definite
     if pivots.min() < _SMALLEST_PIVOT * pivots.max():
         return None
-    x = np.linalg.solve(matrix, rhs)
-    return x + np.linalg.solve(matrix, rhs - matrix @ x)
+    inverse = np.linalg.inv(matrix)
+    x = inverse @ rhs
+    return x + inverse @ (rhs - matrix @ x)

@@ -7,8 +7,7 @@ import numpy as np
 from ....rule import Array
 from ..active_sets import entering, up_to_the_boundary
 
-_PATIENCE = 3
-"""How many exchanges may fail to leave fewer variables on the wrong side."""
+_MOST_EXCHANGES = 12
 
 
 def nonnegative_minimiser(matrix: Array, linear: Array) -> Array:
@@ -37,23 +36,20 @@ def _block_pivoting(a: Array, c: Array, rounding: float) -> tuple[Array, Array]:
     Journal on Scientific Computing 33(6), 2011. Six exchanges do for a hundred random gradients, and all rows go
     through them together. Their rule for what goes in circles, one exchange at a time, is left to the other method.
     """
-    y, slack, free = np.zeros_like(c), c.copy(), c < -rounding
-    rows = np.flatnonzero(free.any(axis=1))
-    fewest = np.full(len(rows), c.shape[1] + 1)
-    patience = np.full(len(rows), _PATIENCE)
-    ended = np.ones(len(c), dtype=bool)
-    while len(rows):
-        y[rows] = _on_faces(a, c[rows], free[rows], rounding)
-        slack[rows] = y[rows] @ a + c[rows]
-        below = -rounding * (1 + np.abs(y[rows]).sum(axis=1, keepdims=True))
-        wrong = np.where(free[rows], y[rows], slack[rows]) < below
-        count = wrong.sum(axis=1)
-        patience = np.where(count < fewest, _PATIENCE, patience - 1)
-        fewest = np.minimum(count, fewest)
-        ended[rows[patience < 0]] = False
-        left = (count > 0) & (patience >= 0)
-        rows, wrong, fewest, patience = rows[left], wrong[left], fewest[left], patience[left]
-        free[rows] ^= wrong
+    y, free = np.zeros_like(c), c < -rounding
+    ended = ~free.any(axis=1)
+    rows = np.flatnonzero(~ended)
+    for _ in range(_MOST_EXCHANGES):
+        if not len(rows):
+            break
+        inside = free[rows]
+        found = _on_faces(a, c[rows], inside, rounding)
+        below = -rounding * (1 + np.add.reduce(np.abs(found), axis=1))
+        wrong = np.where(inside, found, found @ a + c[rows]) < below[:, None]
+        left = np.logical_or.reduce(wrong, axis=1)
+        y[rows], ended[rows] = found, ~left
+        rows = rows[left]
+        free[rows] ^= wrong[left]
     # takes back out what dependent gradients were regularised by
     y += _on_faces(a, y @ a + c, free, rounding)
     np.maximum(y, 0, out=y)
