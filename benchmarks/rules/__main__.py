@@ -1,6 +1,6 @@
 """What does a rule cost, where does it lead, and where does it differ from the peer's?
 
-    python -m benchmarks.rules [--parts toy,agreement,time] [--rounds N] [--compile-seconds S] [--out DIR] [--quick]
+    python -m benchmarks.rules [--parts toy,agreement,time,many] [--rounds N] [--sizes M,...] [--out DIR] [--quick]
 
 - **toy**: the two-objective problem of CAGrad and Nash-MTL, the first objective times 0.1 as in the latter, from five
   starts; trajectories of every rule that takes two losses.
@@ -11,6 +11,9 @@
   down slows all of them down; reported is the median over the rounds with its quartiles. Compiling unrolls the loops
   over losses and iterations: a rule that took more than ``--compile-seconds`` is not compiled for more losses.
   ``--sizes`` measures some m again and keeps the others.
+- **many**: how the time of one call grows with the number of losses, from 2 to 256, as the optimizer calls a rule on a
+  CPU (the Gram matrix as a NumPy array, weights back as a tensor), TorchJD's weighting, and the authors' ConFIG, which
+  takes the gradients. Gradients are random in 4 m + 64 dimensions.
 
 Each part writes its JSON, with a record of the machine, and its figure to ``benchmarks/results/rules/`` when it ends.
 """
@@ -22,19 +25,20 @@ import warnings
 
 from benchmarks.folders import add_output_arguments, output_folder
 from benchmarks.rules.agreement import run_agreement
+from benchmarks.rules.many import MANY, run_many
 from benchmarks.rules.paths import run_toy
 from benchmarks.rules.times import SIZES, run_time
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", default="toy,agreement,time", help="which of toy, agreement, time")
+    parser.add_argument("--parts", default="toy,agreement,time,many", help="which of toy, agreement, time, many")
     parser.add_argument("--rounds", type=int, default=30)
     parser.add_argument(
         "--compile-seconds", type=float, default=60, metavar="S", help="no larger m beyond this; 0: compile nothing"
     )
-    parser.add_argument("--sizes", default=",".join(map(str, SIZES)), help="numbers of losses, for the part `time`")
-    parser.add_argument("--only", default="", help="names of rules, for the part `time`")
+    parser.add_argument("--sizes", default="", help="numbers of losses, for the parts `time` and `many`")
+    parser.add_argument("--only", default="", help="names of rules, for the parts `time` and `many`")
     add_output_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="a few steps and rounds, to see that it runs")
     arguments = parser.parse_args()
@@ -45,13 +49,17 @@ def main() -> None:
         run_toy(20 if arguments.quick else 2500, arguments.out)
     if "agreement" in parts:
         run_agreement(3 if arguments.quick else 60, arguments.out)
+    only = set(filter(None, arguments.only.split(",")))
+    sizes = tuple(map(int, filter(None, arguments.sizes.split(","))))
+    rounds = 5 if arguments.quick else arguments.rounds
     if "time" in parts:
-        only = set(filter(None, arguments.only.split(",")))
-        run_time(
-            5 if arguments.quick else arguments.rounds,
-            arguments.compile_seconds,
+        run_time(rounds, arguments.compile_seconds, only, sizes or SIZES, arguments.out)
+    if "many" in parts:
+        run_many(
+            rounds,
+            0.2 if arguments.quick else 3.0,
             only,
-            tuple(map(int, arguments.sizes.split(","))),
+            sizes or (MANY[:3] if arguments.quick else MANY),
             arguments.out,
         )
 
