@@ -39,8 +39,9 @@ def log(values: Array) -> Array:
 def followed(average: Array, losses: Array, active: Array, time: float) -> Array:
     """A moving average of the losses, 0 for negative ones, after ``time``: 3 (m,) -> (m,).
 
-    ``L + (average - L) exp(-time)``, the solution of ``dv/dt = L - v``; what is not active keeps its average.
+    ``L + (average - L) exp(-time)``, the solution of ``dv/dt = L - v``; what is not active, or not finite, keeps its
+    average.
     """
     xp = array_namespace(losses)
     target = at_least(losses, 0)
-    return xp.where(active > 0, target + (average - target) * math.exp(-time), average)
+    return xp.where((active > 0) & xp.isfinite(losses), target + (average - target) * math.exp(-time), average)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._shares import has_gradient, softmax
+from ._solvers.arrays import at_least
 
 
 @dataclass(frozen=True)
@@ -18,7 +19,7 @@ class DWA:
     the first two periods ``r_i = 1`` and all weights are 1.
 
     Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
-    leaves out a loss whose gradient is exactly zero, of n too.
+    leaves out a loss whose gradient is exactly zero, of n too, and its value of the means.
 
     Args:
         temperature: T > 0; large T makes the weights equal.
@@ -66,12 +67,14 @@ class DWA:
         ratio = xp.where(before > 0, last / xp.where(before > 0, before, 1), 1)
         weights = xp.sum(active) * softmax(ratio / self.temperature, active)
 
-        total, count = state["sum"] + losses, state["count"] + 1
+        seen = (active > 0) & xp.isfinite(losses)
+        total = state["sum"] + xp.where(seen, losses, 0)
+        count = state["count"] + xp.astype(seen, gram.dtype)
         full = count >= self.period
         after = {
             "sum": xp.where(full, 0, total),
             "count": xp.where(full, 0, count),
-            "last": xp.where(full, total / count, last),
+            "last": xp.where(full, total / at_least(count, 1), last),
             "before": xp.where(full, last, before),
         }
         return weights, after

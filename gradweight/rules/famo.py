@@ -71,11 +71,13 @@ class FAMO:
         xp = array_namespace(gram)
         # not `losses > minimum`, by which a NaN would be left out instead of reaching the weights
         active = has_gradient(gram) * xp.astype(xp.logical_not(losses <= self.minimum), gram.dtype)
-        log_losses = log(losses - self.minimum)
+        log_losses = xp.where(active > 0, log(losses - self.minimum), state["log_losses"])
         shares = state["shares"] * active
         shares = shares / xp.where(xp.sum(shares) > 0, xp.sum(shares), 1)  # of those that are there now
-        decrease = state["log_losses"] - log_losses
+        known = xp.isfinite(log_losses)
+        decrease = xp.where(known, state["log_losses"] - log_losses, 0)
         gradient = shares * (decrease - xp.sum(shares * decrease))
         logits = state["logits"] - self.beta * (gradient + self.gamma * state["logits"])
         weights = softmax(logits - log_losses, active)
-        return weights, {"logits": logits, "shares": softmax(logits, active), "log_losses": log_losses}
+        seen = xp.where(known, log_losses, state["log_losses"])
+        return weights, {"logits": logits, "shares": softmax(logits, active), "log_losses": seen}

@@ -20,7 +20,8 @@ class GradNorm:
     the weighted norms are proportional to ``r_i^alpha`` and the weights add up to the number n of losses:
     ``w_i = n a_i / sum_j a_j`` with ``a_i = r_i^alpha / |g_i|``; (m, m) -> (m,).
 
-    A loss whose gradient is exactly zero is left out of all means. A loss at or below zero counts as fully trained.
+    A loss whose gradient is exactly zero is left out of all means, whatever its value. A loss at or below zero counts
+    as fully trained, and L_i(0) is the first value above zero.
     For smoother weights wrap it: ``CRMOGM(GradNorm())``.
 
     Args:
@@ -62,8 +63,11 @@ class GradNorm:
     def update(self, gram: Array, state: State, /, *, losses: Array) -> tuple[Array, State]:
         xp = array_namespace(gram)
         active = has_gradient(gram)
-        first = xp.where(state["first_losses"] == 0, losses, state["first_losses"])
-        left = at_least(losses / xp.where(first > 0, first, 1), 0)
+        # the value of a loss that is left out may be anything, and one at or below 0 is no measure of later ones
+        losses = xp.where(active > 0, losses, 0)
+        first = state["first_losses"]
+        first = xp.where((first <= 0) & (losses > 0) & xp.isfinite(losses), losses, first)
+        left = at_least(xp.where(first > 0, losses / xp.where(first > 0, first, 1), 0 * losses), 0)
         average = mean(left, active)
         rate = xp.where(average > 0, left / xp.where(average > 0, average, 1), 1)
         inverse_norm = inverse_norms(gram)

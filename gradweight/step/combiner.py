@@ -123,7 +123,7 @@ class Combiner:
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, given, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
-        finite = _finite(matrix)
+        finite = _finite(matrix) if self._coordinate is not None else _finite(matrix, weights)
         weights = _or_nan(weights, finite)
         directions = self._by_coordinate(part, given, finite, out, sums)
         _write(accumulated.rows, weights, directions, out)
@@ -145,19 +145,26 @@ class Combiner:
         found = sums.grams([(rows[block], members[block]) for block in members])
         grams = {block: accumulated.unscaled(matrix) for block, matrix in zip(members, found, strict=True)}
         total = functools.reduce(torch.add, (matrix.to(_device_of(out)) for matrix, _ in grams.values()))
-        finite = _finite(total)
 
         changed: State = {}
+        answers: dict[str | None, tuple[Tensor, dict[str, Any]]] = {}
         decided: dict[str | None, tuple[Tensor, Directions | None]] = {}
         combinations: dict[str, Combination] = {}
         for block, (matrix, losses) in grams.items():
             if block is None:
-                decided[block] = _or_nan(torch.ones_like(matrix[0]), finite), None
+                answers[block] = torch.ones_like(matrix[0]), {}
                 continue
             statistics = self._statistics(accumulated, (rows[block], members[block]), matrix, sums)
             weights, given, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
-            weights = _or_nan(weights, finite)
             changed |= some
+            answers[block] = weights, given
+        finite = _finite(total) if self._coordinate is not None else _finite(total, *(w for w, _ in answers.values()))
+        for block, (weights, given) in answers.items():
+            weights = _or_nan(weights, finite)
+            if block is None:
+                decided[block] = weights, None
+                continue
+            matrix, losses = grams[block]
             some_out = [out[i] for i in members[block]]
             part = rows[block], members[block]
             decided[block] = weights, self._by_coordinate(part, given, finite, some_out, sums)
@@ -245,11 +252,15 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
     return nullcontext()
 
 
-def _finite(matrix: Tensor) -> Tensor | None:
-    """Whether all entries are finite, on the device; None where the host has seen that they are."""
-    if is_host_readable(matrix) and all(math.isfinite(entry) for row in matrix.tolist() for entry in row):
+def _finite(first: Tensor, *others: Tensor) -> Tensor | None:
+    """Whether all entries of all tensors are finite, on the device; None where the host has seen that they are.
+
+    Weights are looked at as well as the Gram matrix: if one of them is NaN, a loss's own head must not step without it.
+    """
+    tensors = (first, *others)
+    if all(map(is_host_readable, tensors)) and all(math.isfinite(x) for t in tensors for x in t.flatten().tolist()):
         return None
-    return torch.isfinite(matrix).all()
+    return functools.reduce(torch.logical_and, (torch.isfinite(t).all().to(first.device) for t in tensors))
 
 
 def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:

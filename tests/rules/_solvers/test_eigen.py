@@ -30,7 +30,7 @@ def test_decomposition_to_the_last_digits_of_every_entry(decompose: Decompose, r
     np.testing.assert_allclose(vectors.T @ vectors, np.eye(len(rows)), atol=1e-13)
     error = np.abs((vectors * eigenvalues) @ vectors.T - gram)
     # relative to |g_i| |g_j|, so the small gradients count as much as the large ones
-    # LAPACK's errors are those of the largest numbers, which may be 1e5 times the others
+    # LAPACK's errors are those of the largest numbers, which may be 1e4 times the others
     digits = 1e-13 if decompose is eigh.array else 1e-11
     assert np.all(error <= digits * norms[:, None] * norms)
 

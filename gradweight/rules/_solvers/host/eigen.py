@@ -14,7 +14,7 @@ def eigh(matrix: Array) -> tuple[Array, Array] | None:
     LAPACK's eigenvalues are right to rounding errors of the largest, which is all that there is to know where the
     diagonal entries are of one size. Small ones of a matrix D C D, D diagonal and C of diagonal 1, have more digits:
     C's eigenvalues that stand out make a factor, and the squares of singular values of D times that are the
-    eigenvalues. None where those are more than 1e5 times as large as one another, and lose digits all the same.
+    eigenvalues. None where those are more than 1e4 times as large as one another, and lose digits all the same.
     """
     m = len(matrix)
     active = np.flatnonzero(matrix.diagonal() > 0)
@@ -38,6 +38,6 @@ def _of_positive_diagonal(matrix: Array) -> tuple[Array, Array] | None:
     kept = resolved_eigenvalues(of_correlations, vectors, np.ones_like(norms, dtype=matrix.dtype))
     factor = norms[:, None] * vectors[:, kept] * np.sqrt(of_correlations[kept])
     left, singular, _ = np.linalg.svd(factor)
-    if singular[-1] < 1e-5 * singular[0]:
+    if singular[-1] < 1e-4 * singular[0]:
         return None
     return np.append(singular**2, np.zeros(len(norms) - len(singular))), left
