@@ -169,7 +169,7 @@ CLAIMS: tuple[Claims, ...] = (
         "equal progress on a few tasks; for more than two prefer AngleBisector or ConFIG, which cannot turn round",
     ),
     _claims(rules.AlignedMTL(), "pareto", "tasks whose gradients are nearly parallel or of very different norms"),
-    _claims(rules.SDMGrad(), "pareto", "small batches, and the mean loss matters most"),
+    _claims(rules.SDMGrad(), "ordered pareto", "small batches, and the mean loss matters most"),
     _claims(rules.MoDo(), "pareto", "small batches: MGDA's weights, approached over many steps", degree=None),
 )
 """The rules of `gradweight.rules`, each with what it claims."""

@@ -21,9 +21,10 @@ class SDMGrad:
     returned are ``(w + lam/m) / (1 + lam)``: at least the share lam/(1 + lam) of the direction is the mean gradient.
 
     State: ``w``, (m,), 1/m at first. With the defaults ``lr`` is far above what would converge: on one and the same
-    G, w jumps from corner to corner, and in training it is the steps' average that counts. Opposed gradients: finite
-    weights as always, with no claim on the direction. A loss whose gradient is exactly zero is left out, of the mean
-    and of the simplex; when it comes back, its w starts from 0.
+    G, w jumps from corner to corner, and in training it is the steps' average that counts. A rounding error grows
+    ninefold with each iteration, so that where it jumps may depend on the order of the losses. Opposed gradients:
+    finite weights as always, with no claim on the direction. A loss whose gradient is exactly zero is left out, of the
+    mean and of the simplex; when it comes back, its w starts from 0.
 
     Args:
         lam: weight of the mean gradient, at least 0. The authors' default is 0.6; their experiments use 0.3.

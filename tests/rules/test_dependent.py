@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import permutations
 
 import numpy as np
 import pytest
@@ -25,6 +26,7 @@ from gradweight.rules import (
     FairGrad,
     GradVac,
     NashMTL,
+    OrthogonalProjection,
     PCGrad,
     UPGrad,
 )
@@ -153,3 +155,26 @@ def test_adam_stays_where_it_is(rule: Rule, dtype: torch.dtype) -> None:
         opt.backward({name: (u[k] * p).sum() for k, name in enumerate("abc")})
         opt.step()
     assert torch.equal(p.detach(), before)
+
+
+@pytest.mark.parametrize("when", ["always", "conflict"])
+@settings(deadline=None, max_examples=200)
+@given(seed=SEEDS, on_host=st.booleans())
+def test_two_protected_gradients_of_a_plane_leave_nothing(when: str, seed: int, on_host: bool) -> None:
+    """Nearly parallel ones too, whose large coefficients cancel; "conflict" where all three surround 0."""
+    rows = np.random.default_rng(seed).integers(-7, 8, (3, 2)).astype(float)
+    crossed = np.array([np.linalg.det(rows[[i, j]]) for i, j in ((1, 2), (2, 0), (0, 1))])
+    if not rows[0].any() or (crossed[0] == 0 if when == "always" else len(set(np.sign(crossed))) > 1 or not crossed[0]):
+        return
+    gram = rows @ rows.T if on_host else torch.tensor(rows @ rows.T)
+    found = np.asarray(OrthogonalProjection("a", when=when)(gram, names=("a", "b", "c")))  # type: ignore[arg-type]
+    assert np.array_equal(found, np.zeros(3))
+
+
+@pytest.mark.parametrize("rule", [FairGrad(0.2), FairGrad(0.5), FairGrad(0.7), FairGrad(2.0), NashMTL()], ids=repr)
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+@pytest.mark.parametrize("on_host", [True, False])
+def test_no_fair_step_where_a_pair_is_opposed_in_any_order(rule: Rule, dtype: type, on_host: bool) -> None:
+    rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]], dtype=dtype)
+    for order in permutations(range(3)):
+        assert np.array_equal(weights(rule, rows[list(order)], on_host), np.zeros(3))

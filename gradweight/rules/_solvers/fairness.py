@@ -11,7 +11,7 @@ from .host import fairness as host
 from .linear import solve
 from .loops import compiled_once, repeated
 from .quadratic import least
-from .rounding import resolved
+from .rounding import resolved, rounding_of
 
 _STEPS_OF_TWO = 6
 
@@ -31,7 +31,10 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
         y = _of_two(cosine[0, 1], b, beta) * xp.linalg.diagonal(cosine)
     else:
         y = fair_minimiser(cosine, b, beta)
-    return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
+    # each gradient's own gain has to stand out too, or two that are opposed share one that is a rounding error of y
+    gain = xp.where(y > 0, b * xp.where(y > 0, y, 1) ** -beta, xp.inf)
+    gained = xp.all(gain > rounding_of(cosine, y[None, :]))
+    return xp.where(gained & resolved(cosine, y[None, :], y[None, :]), y, 0)
 
 
 @host_form(host.fair_minimiser)

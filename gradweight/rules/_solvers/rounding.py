@@ -21,11 +21,13 @@ def opposed(cosine: Array) -> Array:
 def stands_out(cosine: Array, y: Array, target: Array) -> Array:
     """Whether ``p = sum_i y_i u_i``, a projection of ``sum_i target_i u_i``, is more than what rounding leaves of it.
 
-    (m, m), (r, m), (r, m) -> (r,). ``|p|^2 = p . target`` is known to a few ``eps |y| |target|``, norms being sums.
+    (m, m), (r, m), (r, m) -> (r,). The cosines are right to eps, so that ``|p|^2 = p . target`` is known to a few
+    ``eps |y|^2``, the norm being a sum: shorter than that p is an error of some direction. This is the criterion of all
+    rules that subtract gradients from each other or solve for their weights.
     """
     xp = array_namespace(cosine)
     squared = total(target * matvec(cosine, y))
-    return squared > rounding_of(cosine, y) * total(xp.abs(target))
+    return squared > rounding_of(cosine, y) * total(xp.abs(y))
 
 
 def rounding_of(cosine: Array, y: Array) -> Array:

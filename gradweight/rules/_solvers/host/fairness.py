@@ -41,6 +41,8 @@ def _newton(matrix: Array, b: Array, beta: float, eps: float) -> Array | None:
     decrement = np.inf
     for _ in range(_MOST_STEPS):
         force, pull = b * y**-beta, matrix @ y
+        if force.min() <= 4 * m * eps * y.sum():
+            return y  # the gains are rounding errors, and there is no solution
         # the floor changes nothing that rounding of C does not, and keeps the matrix regular where there is no solution
         curvature = np.maximum(beta * force / y, 64 * eps)
         # scaled to a diagonal of 1, because y may differ by many orders of magnitude
@@ -62,6 +64,4 @@ def _newton(matrix: Array, b: Array, beta: float, eps: float) -> Array | None:
         tried = y + np.minimum(_LENGTHS, boundary) * change
         values = value(np.maximum(tried, 1e-300))
         y = tried[np.argmin(np.where(np.isnan(values), np.inf, values))]
-        if y.max() > 1 / eps:
-            return np.minimum(y, 1 / eps)
     return None
