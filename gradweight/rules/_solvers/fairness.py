@@ -6,12 +6,13 @@ import math
 
 from ...rule import Array, array_namespace
 from .arrays import at_least, at_most, identity, like, matvec
+from .cone import shortest_combination
 from .forms import host_form
 from .host import fairness as host
 from .linear import solve
 from .loops import compiled_once, repeated
 from .quadratic import least
-from .rounding import resolved, rounding_of
+from .rounding import resolved
 
 _STEPS_OF_TWO = 6
 
@@ -31,15 +32,14 @@ def fair_coordinates(cosine: Array, b: Array, beta: float) -> Array:
         y = _of_two(cosine[0, 1], b, beta) * xp.linalg.diagonal(cosine)
     else:
         y = fair_minimiser(cosine, b, beta)
-    # each gradient's own gain has to stand out too, or two that are opposed share one that is a rounding error of y
-    gain = xp.where(y > 0, b * xp.where(y > 0, y, 1) ** -beta, xp.inf)
-    gained = xp.all(gain > rounding_of(cosine, y[None, :]))
-    return xp.where(gained & resolved(cosine, y[None, :], y[None, :]), y, 0)
+    return xp.where(resolved(cosine, y[None, :], y[None, :]), y, 0)
 
 
 @host_form(host.fair_minimiser)
 def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array:
-    """Where the convex function ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, or some y far out: (m, m), (m,) -> (m,).
+    """Where the convex function ``y' C y / 2 + sum_i b_i phi(y_i)`` is least: (m, m), (m,) -> (m,).
+
+    Where it has no minimum, some y far out, and 0 for beta above 1, for which far out is not far enough to be seen.
 
     ``phi(y) = -log y`` for beta = 1 and ``y**(1 - beta) / (beta - 1)`` otherwise. Newton's method finds it: 20 steps
     for beta = 1, 30 above and 20 + 10/beta below, each as long as lowers the function most among twelve lengths, ending
@@ -55,7 +55,8 @@ def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array:
     y = b ** (1 / (1 + beta))
     y = y * (xp.sum(b * y ** (1 - beta)) / at_least(xp.sum(y * matvec(matrix, y)), eps)) ** (1 / (1 + beta))
     steps = 20 if beta == 1 else 20 + 10 * max(1, math.ceil(1 / beta))
-    return repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
+    y = repeated(lambda y: _newton_step(matrix, b, beta, lengths, y), steps, y) * present
+    return y if beta <= 1 else xp.where(shortest_combination(cosine, present)[1], y, 0)
 
 
 def _of_two(cos: Array, b: Array, beta: float) -> Array:

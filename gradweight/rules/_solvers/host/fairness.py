@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ....rule import Array
+from ..cone import shortest_combination
 
 _MOST_STEPS = 100
 _LENGTHS = 2.0 ** np.arange(-7, 5)[:, None]
@@ -12,7 +13,7 @@ _LENGTHS = 2.0 ** np.arange(-7, 5)[:, None]
 
 
 def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array | None:
-    """Where ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, or some y far out: (m, m), (m,) -> (m,).
+    """Where ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, or 0 where it has no minimum: (m, m), (m,) -> (m,).
 
     None where it does not converge.
     """
@@ -20,15 +21,15 @@ def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array | None:
     y = np.zeros_like(b)
     if len(active):
         matrix, weight = cosine[np.ix_(active, active)].astype(np.float64), b[active].astype(np.float64)
-        found = _newton(matrix, weight, beta, float(np.finfo(cosine.dtype).eps))
+        found = _newton(matrix, weight, beta, cosine[np.ix_(active, active)])
         if found is None:
             return None
         y[active] = found
     return y
 
 
-def _newton(matrix: Array, b: Array, beta: float, eps: float) -> Array | None:
-    m = len(b)
+def _newton(matrix: Array, b: Array, beta: float, correlations: Array) -> Array | None:
+    m, eps = len(b), float(np.finfo(correlations.dtype).eps)
 
     def value(y: Array) -> Array:
         phi = -np.log(y) if beta == 1 else y ** (1 - beta) / (beta - 1)
@@ -38,11 +39,14 @@ def _newton(matrix: Array, b: Array, beta: float, eps: float) -> Array | None:
     pull = matrix @ y
     y = y * ((b * y ** (1 - beta)).sum() / max((y * pull).sum(), eps)) ** (1 / (1 + beta))
     diagonal = np.arange(m)
-    decrement = np.inf
+    decrement, suspected = np.inf, False
     for _ in range(_MOST_STEPS):
         force, pull = b * y**-beta, matrix @ y
-        if force.min() <= 4 * m * eps * y.sum():
-            return y  # the gains are rounding errors, and there is no solution
+        if not suspected and force.min() <= 4 * m * eps * y.sum():
+            # a gain is a rounding error: that of a short gradient in conflict, or there is no solution
+            suspected = True
+            if not shortest_combination(correlations, np.ones_like(correlations[0]))[1]:
+                return np.zeros_like(y)
         # the floor changes nothing that rounding of C does not, and keeps the matrix regular where there is no solution
         curvature = np.maximum(beta * force / y, 64 * eps)
         # scaled to a diagonal of 1, because y may differ by many orders of magnitude
