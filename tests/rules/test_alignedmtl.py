@@ -35,3 +35,8 @@ def test_zero_gradients_and_opposed_ones() -> None:
     np.testing.assert_allclose(AlignedMTL()(np.diag([4.0, 0.0, 1.0])), [0.25, 0, 0.5])
     assert not AlignedMTL()(np.zeros((3, 3))).any()
     np.testing.assert_allclose(AlignedMTL()(np.array([[4.0, -4.0], [-4.0, 4.0]])), 0, atol=1e-16)
+
+
+def test_an_opposed_pair_leaves_the_third_its_mean() -> None:
+    rows = np.array([[1.0, 0.0], [-1.0, 0.0], [0.0, 1.0]])
+    np.testing.assert_allclose(weights(AlignedMTL(), rows), [0, 0, 1 / 3], atol=1e-15)

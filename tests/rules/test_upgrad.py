@@ -77,3 +77,9 @@ def test_errors() -> None:
         UPGrad({"a": 1.0})(np.eye(2), names=("a", "b"))
     with pytest.raises(ValueError, match="needs names="):
         UPGrad({"a": 1.0})(np.eye(1))
+
+
+def test_rules_that_differ_in_preferences_have_hashes() -> None:
+    """A mapping has none, which would take it from the rule as well."""
+    assert hash(UPGrad({"a": 1.0})) == hash(UPGrad({"a": 2.0}))
+    assert UPGrad({"a": 1.0}) != UPGrad({"a": 2.0})

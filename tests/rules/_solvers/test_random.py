@@ -103,3 +103,16 @@ def test_resumed_run_draws_what_the_uninterrupted_one_does():
     second, _ = run(2, state)
     assert torch.equal(torch.cat([first, second]), whole)
     assert len({tuple(w.tolist()) for w in whole}) == 4
+
+
+def test_draws_are_these():
+    """What a resumed run repeats must not change from one version to the next."""
+    np.testing.assert_array_equal(
+        uniforms(1, 2, (3,), LIKE), [0.6052537560462952, 0.1036493182182312, 0.12380212545394897]
+    )
+    np.testing.assert_allclose(
+        normals(1, 2, (3,), LIKE), [0.21818103551566745, 0.7542752356626204, -1.233107687483672], rtol=1e-14
+    )
+    np.testing.assert_allclose(
+        Random(seed=1)(np.eye(3), step=2), [0.3397217162324884, 0.5806922933323192, 0.0795859904351923], rtol=1e-14
+    )
