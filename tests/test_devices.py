@@ -61,14 +61,14 @@ def test_an_operand_on_the_other_device_is_noticed():
 @every_rule
 @pytest.mark.parametrize("how", ["backward", "join"])
 def test_a_dry_run_on_the_meta_device(claims, how):
-    """Whole steps of two micro-batches each without a number: shapes, dtypes and devices are those of a real run."""
+    """Whole steps, of two micro-batches and of one, without a number: shapes, dtypes and devices of a real run."""
     low, high = claims.losses
     names = NAMES[: min(max(low, 2), high)]
     net = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 2)).to("meta")
     opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters(), 1e-3), claims.rule)
-    for _ in range(2):
+    for micro_batches in (2, 1):
         opt.zero_grad()
-        for _ in range(2):
+        for _ in range(micro_batches):
             y = net(torch.empty(5, 3, device="meta"))
             losses = {name: (i + y[:, 0]).square().mean() for i, name in enumerate(names)}
             if how == "join":

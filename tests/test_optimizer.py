@@ -51,6 +51,18 @@ def losses(net, real, fake):
     return {"real": nn.functional.softplus(-net(real)).mean(), "fake": nn.functional.softplus(net(fake)).mean()}
 
 
+def both_step(ours, theirs, data=batch):
+    """A step of the wrapper along the sum of two losses, and the base's own."""
+    (net, opt), (other, base) = ours, theirs
+    real, fake = data()
+    opt.zero_grad()
+    base.zero_grad()
+    opt.backward(losses(net, real, fake))
+    sum(losses(other, real, fake).values()).backward()
+    opt.step()
+    base.step()
+
+
 def assert_equal(net, other):
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         assert torch.equal(p, q)
@@ -62,16 +74,10 @@ def assert_equal(net, other):
 )
 def test_sum_takes_the_steps_of_the_plain_optimizer(make, options):
     """Bit for bit: two losses on separate batches are two summands, in whatever order."""
-    (net, opt), (other, base) = twins(make, **options)
+    ours, theirs = twins(make, **options)
     for _ in range(5):
-        real, fake = batch()
-        opt.zero_grad()
-        base.zero_grad()
-        opt.backward(losses(net, real, fake))
-        sum(losses(other, real, fake).values()).backward()
-        opt.step()
-        base.step()
-        assert_equal(net, other)
+        both_step(ours, theirs)
+        assert_equal(ours[0], theirs[0])
 
 
 @pytest.mark.cuda
@@ -86,13 +92,7 @@ def test_sum_takes_the_steps_of_the_plain_optimizer_on_cuda(options):
     opt = MultiObjectiveGradient(torch.optim.AdamW(net.parameters(), lr=0.01, **options), Sum())
     base = torch.optim.AdamW(other.parameters(), lr=0.01, **options)
     for _ in range(5):
-        real, fake = (x.cuda().double() for x in batch())
-        opt.zero_grad()
-        base.zero_grad()
-        opt.backward(losses(net, real, fake))
-        sum(losses(other, real, fake).values()).backward()
-        opt.step()
-        base.step()
+        both_step((net, opt), (other, base), lambda: [x.cuda().double() for x in batch()])
     for p, q in zip(net.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(p, q, rtol=1e-6, atol=1e-7)
 
