@@ -1,7 +1,8 @@
-"""Base optimizers and rules of several kinds, and a loop that trains with them, bare or wrapped."""
+"""Base optimizers and rules of several kinds, a loop that trains with them, bare or wrapped, and a resumed run."""
 
 from __future__ import annotations
 
+import io
 from collections.abc import Callable
 
 import pytest
@@ -21,6 +22,38 @@ BASES: dict[str, Callable[..., torch.optim.Optimizer]] = {
 }
 BASE = pytest.mark.parametrize("base", list(BASES))
 RULE = pytest.mark.parametrize("rule", [AngleBisector(), SlowNorms()], ids=lambda rule: type(rule).__name__)
+
+
+def assert_resumes_bit_for_bit(
+    network: Callable[[], nn.Module],
+    wrap: Callable[[nn.Module], MultiObjectiveGradient],
+    train: Callable[[nn.Module, MultiObjectiveGradient, int, int], object],
+    cut: int,
+    steps: int,
+) -> None:
+    """Saved to a file after ``cut`` steps and loaded, training goes on as if it had not been interrupted.
+
+    Args:
+        network: makes the same network every time.
+        wrap: makes an optimizer for it.
+        train: ``train(network, optimizer, first, last)`` takes the steps from ``first`` to before ``last``.
+        cut: when the checkpoint is written.
+        steps: of both runs.
+    """
+    net = network()
+    opt = wrap(net)
+    train(net, opt, 0, cut)
+    file = io.BytesIO()
+    torch.save({"net": net.state_dict(), "opt": opt.state_dict()}, file)
+    train(net, opt, cut, steps)
+    file.seek(0)
+    saved = torch.load(file, weights_only=True)
+    resumed = network()
+    resumed.load_state_dict(saved["net"])
+    again = wrap(resumed)
+    again.load_state_dict(saved["opt"])
+    train(resumed, again, cut, steps)
+    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), resumed.parameters(), strict=True))
 
 
 def train(net: nn.Module, opt: torch.optim.Optimizer, part: slice, after: Callable[[], object] = lambda: None) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import io
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,8 @@ from gradweight.rules import (
     SmoothTchebycheff,
     Uncertainty,
 )
+
+from ..optimizers import assert_resumes_bit_for_bit
 
 NAMES = ("a", "b", "c")
 
@@ -282,20 +283,9 @@ def states(opt: MultiObjectiveGradient) -> list[Tensor]:
 
 @pytest.mark.parametrize("rule", [r for r in LOSS_LEVEL if hasattr(r, "init")], ids=lambda rule: type(rule).__name__)
 def test_resume_is_bit_for_bit(rule) -> None:
-    net = network()
-    opt = sgd(net, rule)
-    train(net, opt, range(2))
-    file = io.BytesIO()
-    torch.save({"net": net.state_dict(), "opt": opt.state_dict()}, file)
-    train(net, opt, range(2, 5))
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    resumed = network()
-    resumed.load_state_dict(saved["net"])
-    again = sgd(resumed, rule)
-    again.load_state_dict(copy.deepcopy(saved["opt"]))
-    train(resumed, again, range(2, 5))
-    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), resumed.parameters(), strict=True))
+    assert_resumes_bit_for_bit(
+        network, lambda net: sgd(net, rule), lambda net, opt, *steps: train(net, opt, range(*steps)), 2, 5
+    )
 
 
 def test_state_is_kept_when_the_step_is_taken() -> None:

@@ -1,8 +1,8 @@
-"""One small two-loss problem and a tiny GAN, and their training written out by hand: what every host must reproduce.
+"""One small two-loss problem and its training written out by hand: what every host must reproduce.
 
-The networks, the data and the order of the batches are fixed. `by_hand` and `gan_by_hand` use nothing of the package:
-one `torch.autograd.grad` per loss and micro-batch, means over the micro-batches, the angle bisector as Theorem 2.1
-prints it, clipping, and a step.
+The network, the data and the order of the batches are fixed. `by_hand` uses nothing of the package: one
+`torch.autograd.grad` per loss and micro-batch, means over the micro-batches, the angle bisector as Theorem 2.1 prints
+it, clipping, and a step.
 """
 
 from __future__ import annotations
@@ -107,49 +107,6 @@ def bisector(rows: Sequence[Sequence[Tensor]]) -> list[Tensor]:
     """The sum of the two unit gradients, parameter by parameter."""
     inverse = [1 / torch.cat([g.flatten() for g in row]).norm() for row in rows]
     return [inverse[0] * a + inverse[1] * b for a, b in zip(*rows, strict=True)]
-
-
-def gan() -> tuple[nn.Module, nn.Module]:
-    """A generator 3 -> 2 and a discriminator 2 -> 1."""
-    torch.manual_seed(2)
-    return (
-        nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 2)),
-        nn.Sequential(nn.Linear(2, 8), nn.Tanh(), nn.Linear(8, 1)),
-    )
-
-
-def discriminator_losses(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    softplus = nn.functional.softplus
-    return {
-        "real": softplus(-discriminator(real)).mean(),
-        "fake": softplus(discriminator(fake.detach())).mean(),
-    }
-
-
-def generator_losses(discriminator: nn.Module, real: Tensor, fake: Tensor) -> dict[str, Tensor]:
-    return {
-        "fool": nn.functional.softplus(-discriminator(fake)).mean(),
-        "mean": 10 * (fake.mean(0) - real.mean(0)).square().sum(),
-    }
-
-
-def gan_by_hand() -> dict[str, Tensor]:
-    """Both networks after training, discriminator first on each batch."""
-    generator, discriminator = gan()
-    optimizers = {net: torch.optim.Adam(net.parameters(), lr=LEARNING_RATE) for net in (generator, discriminator)}
-    for z, real in batches():
-        for net, its_losses in ((discriminator, discriminator_losses), (generator, generator_losses)):
-            params = list(net.parameters())
-            values = its_losses(discriminator, real, generator(z))
-            rows = [torch.autograd.grad(loss, params, retain_graph=True) for loss in values.values()]
-            for p, g in zip(params, bisector(rows), strict=True):
-                p.grad = g
-            optimizers[net].step()
-    return state_of_gan(generator, discriminator)
-
-
-def state_of_gan(generator: nn.Module, discriminator: nn.Module) -> dict[str, Tensor]:
-    return copy.deepcopy(nn.ModuleDict({"generator": generator, "discriminator": discriminator}).state_dict())
 
 
 def assert_same(found: dict[str, Tensor], expected: dict[str, Tensor], tolerance: float = 1e-6) -> None:

@@ -14,21 +14,8 @@ from torch.utils.data import DataLoader
 
 from gradweight import MultiObjectiveGradient
 
-from .problem import (
-    SlowNorms,
-    assert_same,
-    batches,
-    by_hand,
-    discriminator_losses,
-    gan,
-    gan_by_hand,
-    generator_losses,
-    halving,
-    losses,
-    network,
-    state_of_gan,
-    wrapped,
-)
+from .gan import discriminator_losses, gan, gan_by_hand, generator_losses, state_of_gan
+from .problem import SlowNorms, assert_same, batches, by_hand, halving, losses, network, wrapped
 
 # raised by Fabric about itself and its environment
 pytestmark = [

@@ -8,21 +8,9 @@ from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
 
-from .problem import (
-    SlowNorms,
-    assert_same,
-    batches,
-    by_hand,
-    discriminator_losses,
-    gan,
-    gan_by_hand,
-    generator_losses,
-    halving,
-    losses,
-    network,
-    state_of_gan,
-    wrapped,
-)
+from ..optimizers import assert_resumes_bit_for_bit
+from .gan import discriminator_losses, gan, gan_by_hand, generator_losses, state_of_gan
+from .problem import MICRO_BATCHES, SlowNorms, assert_same, batches, by_hand, halving, losses, network, wrapped
 
 
 def gather(opt: MultiObjectiveGradient, how: str, values: dict[str, Tensor], factor: float = 1.0) -> None:
@@ -141,25 +129,11 @@ def test_a_joined_value_that_is_dropped_without_a_backward_does_not_block_the_ne
     assert opt.last is not None
 
 
-def test_resume_with_a_stateful_rule(tmp_path) -> None:
-    def train(net: nn.Module, opt: MultiObjectiveGradient, part: slice) -> None:
-        for batch in batches()[part]:
+def test_resume_with_a_stateful_rule() -> None:
+    def train(net: nn.Module, opt: MultiObjectiveGradient, first: int, last: int) -> None:
+        for batch in batches()[first:last]:
             opt.join(losses(net, *batch)).backward()
             opt.step()
             opt.zero_grad()
 
-    whole = network()
-    train(whole, wrapped(whole, SlowNorms()), slice(None))
-
-    first = network()
-    opt = wrapped(first, SlowNorms())
-    train(first, opt, slice(7))
-    torch.save({"net": first.state_dict(), "opt": opt.state_dict()}, tmp_path / "checkpoint.pt")
-
-    saved = torch.load(tmp_path / "checkpoint.pt", weights_only=True)
-    second = network()
-    opt = wrapped(second, SlowNorms())
-    second.load_state_dict(saved["net"])
-    opt.load_state_dict(saved["opt"])
-    train(second, opt, slice(7, None))
-    assert_same(second.state_dict(), whole.state_dict(), tolerance=0.0)
+    assert_resumes_bit_for_bit(network, lambda net: wrapped(net, SlowNorms()), train, 7, MICRO_BATCHES)

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import copy
-import io
-
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import AngleBisector
+
+from ..optimizers import assert_resumes_bit_for_bit
 
 
 def network() -> nn.Module:
@@ -95,21 +94,9 @@ def test_micro_batches_of_a_step_share_its_weights() -> None:
 
 
 def test_resume_in_the_middle_is_bit_for_bit() -> None:
-    net = network()
-    opt = wrapped(net, 3)
-    train(net, opt, range(2))
-    file = io.BytesIO()
-    torch.save({"net": net.state_dict(), "opt": opt.state_dict()}, file)
-    train(net, opt, range(2, 7))
-
-    file.seek(0)
-    saved = torch.load(file, weights_only=True)
-    resumed = network()
-    resumed.load_state_dict(saved["net"])
-    again = wrapped(resumed, 3)
-    again.load_state_dict(copy.deepcopy(saved["opt"]))
-    train(resumed, again, range(2, 7))
-    assert all(torch.equal(p, q) for p, q in zip(net.parameters(), resumed.parameters(), strict=True))
+    assert_resumes_bit_for_bit(
+        network, lambda net: wrapped(net, 3), lambda net, opt, *steps: train(net, opt, range(*steps)), 2, 7
+    )
 
 
 def test_a_new_set_of_losses_is_measured_at_once() -> None:
