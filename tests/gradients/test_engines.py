@@ -1,7 +1,6 @@
 """Every engine gives the rows of a hand-written loop, with no forward or backward more than that needs."""
 
 import copy
-import weakref
 from dataclasses import replace
 
 import pytest
@@ -13,10 +12,7 @@ from torch.autograd import Function
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
-from gradweight import MultiObjectiveGradient
 from gradweight.gradients import engines
-from gradweight.gradients.graph import Graph, retain_graphs
-from gradweight.rules import Constant, Sum
 
 
 def loss_gradients(losses, params, **options):
@@ -165,58 +161,6 @@ def test_no_backward_through_a_graph_that_the_loss_does_not_touch(form, engine):
     assert sorted(passed) == ["branch 0", "branch 1", "branch 2", "trunk", "trunk", "trunk"]
 
 
-class _Box:
-    def __init__(self, tensor):
-        self.tensor = tensor
-
-
-@pytest.mark.parametrize("engine", ["autograd", "hooks"])
-@pytest.mark.parametrize("retain_graph", [False, True])
-def test_a_graph_is_freed_before_the_next_loss_unless_it_must_be_kept(engine, retain_graph):
-    w, alive_at_b = nn.Parameter(torch.ones(3)), []
-    boxes = []
-
-    def pack(tensor):
-        box = _Box(tensor)
-        boxes.append(weakref.ref(box))
-        return box
-
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda box: box.tensor):
-        a = w.exp().sin().sum()
-    assert len(boxes) == 2
-    assert all(box() is not None for box in boxes)
-    b = Watched.apply(w.sum(), lambda _: alive_at_b.append(sum(box() is not None for box in boxes)), "b")
-    loss_gradients({"a": a, "b": b}, [w], names=None, engine=engine, retain_graph=retain_graph)
-    assert alive_at_b == [2 if retain_graph else 0]
-
-
-@pytest.mark.parametrize("engine", ["autograd", "hooks"])
-def test_a_graph_that_a_later_loss_shares_is_kept_until_then(engine):
-    """a and c share a trunk, b between them has its own graph: b is freed at once and a's trunk after c."""
-    w = nn.Parameter(torch.ones(3))
-    trunk = w.exp()
-    losses = {"a": trunk.sin().sum(), "b": w.cos().sum(), "c": trunk.square().sum()}
-    found = loss_gradients(losses, [w], names=None, engine=engine)
-    e = torch.ones(3).exp()
-    assert_same_rows(found.rows, [[e.cos() * e], [-torch.ones(3).sin()], [2 * e * e]])
-    for loss in losses.values():
-        with pytest.raises(RuntimeError, match="second time"):
-            torch.autograd.grad(loss, w)
-
-
-@pytest.mark.parametrize("engine", ["autograd", "hooks"])
-def test_retain_graph_lets_the_losses_be_used_again(engine):
-    w = nn.Parameter(torch.tensor([1.0, 2.0]))
-    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=1.0), Sum(), engine=engine)
-    losses = {"a": w.square().sum(), "b": w.exp().sum()}
-    opt.backward(losses, retain_graph=True)
-    once = w.grad.clone()
-    opt.backward(losses)
-    torch.testing.assert_close(w.grad, 2 * once, rtol=0, atol=0)
-    with pytest.raises(RuntimeError, match="second time"):
-        opt.backward(losses)
-
-
 def test_one_tensor_under_two_names():
     w = nn.Parameter(torch.tensor([1.0, 2.0]))
     loss = w.square().sum()
@@ -314,92 +258,3 @@ def test_hooks_leave_grad_as_it_was():
     loss_gradients({"a": w.exp().sum(), "b": w.sum()}, [w], names=None, engine="hooks")
     assert w.grad is before
     torch.testing.assert_close(before, torch.full((2,), 7.0), rtol=0, atol=0)
-
-
-# ---- where functions get the parameters' names from
-
-
-def _half(net, x):
-    return lambda p: {"a": functional_call(net, p, (x,)).mean(), "b": functional_call(net, p, (x,)).square().mean()}
-
-
-@pytest.mark.parametrize("source", ["base", "params pairs", "params mapping", "groups"])
-def test_names_come_from_the_base_or_from_params(source):
-    net, x = nn.Linear(3, 2), torch.randn(4, 3)
-    named = list(net.named_parameters())
-    base, params = {
-        "base": (torch.optim.SGD(named, lr=0.1), None),
-        "groups": (torch.optim.SGD([{"params": [named[0]]}, {"params": [named[1]], "lr": 0.2}], lr=0.1), None),
-        "params pairs": (torch.optim.SGD(net.parameters(), lr=0.1), iter(named)),
-        "params mapping": (torch.optim.SGD(net.parameters(), lr=0.1), dict(named)),
-    }[source]
-    opt = MultiObjectiveGradient(base, Constant({"a": 1.0, "b": 2.0}), params=params)
-    opt.backward(_half(net, x))
-    found = [p.grad.clone() for p in net.parameters()]
-    opt.zero_grad()
-    (net(x).mean() + 2 * net(x).square().mean()).backward()
-    torch.testing.assert_close(found, [p.grad for p in net.parameters()])
-
-
-def test_a_frozen_parameter_is_not_among_those_that_a_function_receives():
-    net, x = nn.Linear(3, 2), torch.randn(4, 3)
-    net.bias.requires_grad_(False)
-    opt = MultiObjectiveGradient(torch.optim.SGD(net.named_parameters(), lr=0.1), Sum())
-    seen = []
-    opt.backward(lambda p: seen.append(sorted(p)) or {"a": functional_call(net, p, (x,)).mean()})
-    assert seen == [["weight"]]
-    assert net.bias.grad is None
-
-
-def test_names_must_be_known_for_functions():
-    net, x = nn.Linear(3, 2), torch.randn(4, 3)
-    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Sum())
-    with pytest.raises(ValueError, match=r"need parameter names.*module.named_parameters\(\)"):
-        opt.backward(_half(net, x))
-    with pytest.raises(ValueError, match=r"params must name every parameter of the base.*\(2, 3\)"):
-        MultiObjectiveGradient(opt.base, Sum(), params=[("bias", net.bias)])
-
-
-def test_two_parameters_of_one_name_are_an_error():
-    """Two modules in two groups may both have a 'weight': a function could not tell them apart."""
-    a, b = nn.Linear(2, 1, bias=False), nn.Linear(2, 1, bias=False)
-    params = [*a.named_parameters(), *b.named_parameters()]
-    base = torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1)
-    with pytest.raises(ValueError, match="weight"):
-        MultiObjectiveGradient(base, Sum(), params=params).backward(lambda p: {"a": p["weight"].sum()})
-    assert a.weight.grad is None
-    assert b.weight.grad is None
-
-
-# ---- the graphs of several losses, walked once
-
-
-@given(st.data())
-def test_graphs_walked_once_tell_what_each_walked_by_itself_tells(data):
-    """A random chain of layers with losses that leave it anywhere, some of them on other parameters."""
-    params = [torch.nn.Parameter(torch.ones(2)) for _ in range(4)]
-    tensors = [params[0] * 1]
-    for _ in range(data.draw(st.integers(0, 6))):
-        tensors.append(data.draw(st.sampled_from(tensors)) * data.draw(st.sampled_from(params)))
-    tensors.append(params[3] * 2)
-    losses = [data.draw(st.sampled_from(tensors)).sum() for _ in range(data.draw(st.integers(1, 5)))]
-    whole, parts = [Graph.of(loss) for loss in losses], Graph.of_each(losses)
-    assert [part.shared for part in parts] == retain_graphs(whole, False)
-    nodes = [node for part in parts for node in part.nodes]
-    assert len(nodes) == len(set(nodes))
-    assert set(nodes) == set().union(*(graph.nodes for graph in whole))
-    for i, part in enumerate(parts):
-        later = set().union(*(graph.nodes for graph in whole[i + 1 :]))
-        assert part.nodes == whole[i].nodes - later
-        assert part.leaves <= whole[i].leaves
-
-
-def test_a_loss_that_reaches_parameters_only_through_what_a_later_one_shares():
-    w, other = torch.nn.Parameter(torch.ones(2)), torch.nn.Parameter(torch.ones(2))
-    trunk = w.exp()
-    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Sum())
-    opt.backward({"first": trunk.sum(), "second": trunk.square().sum()})
-    assert w.grad is not None
-    shared = other.exp()
-    with pytest.raises(ValueError, match="the loss 'b' reaches none"):
-        opt.backward({"b": shared.sum(), "a": shared.sum() + w.sum()})

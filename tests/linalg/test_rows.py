@@ -7,23 +7,14 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
-from torch import nn
 
-from benchmarks.cost.counting import launches
-from gradweight import MultiObjectiveGradient
-from gradweight.func import combined_grad
 from gradweight.linalg import cache_blocked as piecewise
-from gradweight.linalg import foreach as together
-from gradweight.linalg import gram as gram_module
-from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.buffers import in_place_buffers, kept_buffers
-from gradweight.linalg.gram import CUTS, gram
+from gradweight.linalg.gram import gram
 from gradweight.linalg.rows import accumulate
 from gradweight.linalg.weighted_sum import weighted_sum
-from gradweight.rules import AngleBisector, GradDrop, TrimmedMean
 
 DTYPES = (torch.float64, torch.float32, torch.bfloat16, torch.float16, torch.complex64, torch.complex128)
-PIECE = piecewise.CACHED * torch.get_num_threads()
 LAYOUTS = ("contiguous", "transposed", "channels last", "expanded", "strided", "narrow")
 
 
@@ -103,6 +94,10 @@ def test_gram_is_the_matrix_of_inner_products(problem):
 
 @given(problems(), st.booleans())
 def test_combine_is_the_weighted_sum(problem, in_place):
+    check_combination(problem, in_place)
+
+
+def check_combination(problem, in_place):
     params, rows = problem
     weights = torch.randn(len(rows), dtype=gram(rows).dtype)
     vectors = np.stack([vector(row, params) for row in rows])
@@ -156,10 +151,20 @@ def test_accumulate_adds_and_leaves_the_old_rows_alone(problem, other):
         assert all(t is None or torch.equal(t, k) for t, k in zip(row, kept, strict=True))
 
 
-@pytest.mark.parametrize("n", [1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE + 7])
+@pytest.fixture(params=[1, 2])
+def threads(request):
+    """As many as divide a piece among them."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(request.param)
+    yield request.param
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize(("pieces", "more"), [(0, 1), (1, -1), (1, 0), (1, 1), (3, 7)])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rows_longer_than_a_piece(n, dtype):
+def test_rows_longer_than_a_piece(pieces, more, dtype, threads):
     """Norms that differ by 1e4. A float32 dot product of 2^18 entries is off by a few 1e-6: BLAS adds in float32."""
+    n = pieces * piecewise.CACHED * threads + more
     a, b = torch.randn(n).to(dtype), (1e4 * torch.randn(n)).to(dtype)
     found = gram([[a], [b]])
     v = np.stack([flat(a), flat(b)])
@@ -227,137 +232,3 @@ def test_kept_targets_are_made_once_and_again_when_the_parameter_changes():
     (second,) = kept_buffers([[torch.ones(2, 3, dtype=torch.float64)]], [p], kept)
     assert second is not first
     assert second.dtype == torch.float64
-
-
-# ---- devices that are asked: the same in a few launches
-
-
-@pytest.fixture
-def asked(monkeypatch):
-    """The CPU as if each operation had to be launched."""
-    monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
-    monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
-    monkeypatch.setattr(gram_module, "is_host_readable", lambda tensor: False)
-
-
-@given(problem=problems(), in_place=st.booleans(), part=st.sampled_from([1, 20, 2**26]))
-def test_combining_together_is_the_weighted_sum(problem, in_place, part):
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
-        patch.setattr(together, "PART", part)
-        test_combine_is_the_weighted_sum.hypothesis.inner_test(problem, in_place)
-
-
-def few_and_many(m, holes=False):
-    for parameters in (4, 400):
-        rows = [[torch.randn(3, 5) for _ in range(parameters)] for _ in range(m)]
-        if holes:
-            rows[-1][: parameters // 2] = [None] * (parameters // 2)
-        yield rows, [torch.empty(3, 5) for _ in range(parameters)]
-
-
-@pytest.mark.parametrize(("m", "holes"), [(1, False), (2, False), (2, True), (5, False), (5, True)])
-def test_launches_of_a_direction_do_not_grow_with_the_number_of_tensors(asked, m, holes):
-    few, many = (
-        launches(lambda rows=rows, out=out: weighted_sum(rows, torch.ones(m), out))
-        for rows, out in few_and_many(m, holes)
-    )
-    assert many == few <= (1 + holes) * 2 * m + 2
-    few, many = (
-        launches(lambda rows=rows: accumulate(rows, [[None if t is None else t * 1 for t in row] for row in rows]))
-        - sum(t is not None for row in rows for t in row)  # of the line above
-        for rows, _ in few_and_many(m, holes)
-    )
-    assert many == few == 1
-
-
-def test_launches_do_not_grow_with_gradients_that_somebody_else_holds():
-    """On a GPU that is the thread that walked back, for an instant after the last loss."""
-
-    def count(parameters):
-        old, new = ([[torch.randn(3, 5) for _ in range(parameters)]] for _ in range(2))
-        held = list(new[0])
-        found = launches(lambda: accumulate(old, new))
-        assert all(then is now for then, now in zip(held, new[0], strict=True))
-        return found
-
-    assert count(400) == count(4) == 1
-
-
-def test_launches_of_a_whole_step_beyond_autograd_and_the_base(asked):
-    def count(layers):
-        net = torch.nn.Sequential(*[torch.nn.Linear(3, 3) for _ in range(layers)])
-        opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
-        total = []
-        for _ in range(2):
-            opt.zero_grad()
-            out = net(torch.ones(2, 3))
-            losses = {"a": out.square().mean(), "b": out.abs().mean()}
-            plain = launches(
-                lambda losses=losses: [
-                    torch.autograd.grad(v, net.parameters(), retain_graph=True) for v in losses.values()
-                ]
-            )
-            total.append(launches(lambda losses=losses: opt.backward(losses)) - plain)
-        # the first step makes its buffers
-        return total[1]
-
-    assert count(50) == count(2) <= 40
-
-
-@pytest.mark.parametrize("rule", [TrimmedMean(1), GradDrop()], ids=["TrimmedMean", "GradDrop"])
-def test_a_rule_by_coordinate_sees_a_complex_gradient_as_its_real_and_imaginary_parts(rule):
-    targets = torch.randn(3, 2, 5, 2, dtype=torch.float64)
-
-    def directions(params, real):
-        opt = MultiObjectiveGradient(torch.optim.SGD(params, 0.1), rule)
-        opt.backward(
-            {
-                name: sum((real(p) - t).square().sum() for p, t in zip(params, target, strict=True))
-                for name, target in zip("abc", targets, strict=True)
-            }
-        )
-        return [real(p.grad) for p in params]
-
-    start = torch.randn(2, 5, 2, dtype=torch.float64)
-    as_complex = directions([nn.Parameter(torch.view_as_complex(p.clone())) for p in start], torch.view_as_real)
-    as_real = directions([nn.Parameter(p.clone()) for p in start], lambda p: p)
-    for ours, theirs in zip(as_complex, as_real, strict=True):
-        torch.testing.assert_close(ours, theirs)
-        assert ours.abs().max() > 0
-
-
-class Spread:
-    """A coordinate rule that notes which coordinates it is told that it has."""
-
-    def __init__(self):
-        self.seen = []
-
-    def combine(self, rows, /, *, offset):
-        self.seen.append((offset, offset + rows[0].numel()))
-        return rows.sum(0)
-
-
-@given(st.lists(st.tuples(st.integers(0, 4), st.sampled_from(DTYPES)), max_size=5))
-def test_every_parameter_has_coordinates_of_its_own(kinds):
-    """One range after the other, whichever of the parameters are complex; through functions too."""
-    params = {
-        str(i): nn.Parameter(torch.randn(n).to(dtype)) for i, (n, dtype) in enumerate([(1, torch.float32), *kinds])
-    }
-
-    def losses(params):
-        return {name: sum(p.abs().pow(k).float().sum() for p in params.values()) for name, k in (("a", 1), ("b", 2))}
-
-    real = [(p.numel() * (2 if p.is_complex() else 1)) for p in params.values()]
-    ends = list(itertools.accumulate(real))
-    expected = [(end - n, end) for n, end in zip(real, ends, strict=True)]
-
-    spread = Spread()
-    MultiObjectiveGradient(torch.optim.SGD(params.values(), 0.1), spread).backward(losses(params))
-    assert spread.seen == [(a, b) for a, b in expected if a < b]
-
-    spread = Spread()
-    direction, _ = combined_grad(losses, spread)({name: p.detach() for name, p in params.items()})
-    assert spread.seen == expected
-    for name, p in params.items():
-        torch.testing.assert_close(direction[name], p.grad if p.numel() else direction[name], rtol=1e-2, atol=1e-2)
