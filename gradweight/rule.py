@@ -44,14 +44,17 @@ import functools
 import importlib
 import inspect
 import math
+import sys
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass
-from typing import Any, Protocol, TypeAlias, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias, runtime_checkable
 
 import array_api_compat
-import array_api_compat.torch
 import numpy as np
-import torch
+
+if TYPE_CHECKING:
+    import torch
+    from typing_extensions import TypeIs
 
 __all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace"]
 
@@ -63,6 +66,10 @@ Names: TypeAlias = tuple[str, ...] | None
 
 State: TypeAlias = dict[str, Array]
 """What a stateful rule remembers: named arrays, nothing else, so that any checkpoint can hold it."""
+
+# torch is nothing that the rules need: this is for whoever has it. A statement inside a function would do, and takes
+# six times as long; what looks into `sys.modules` for it and then imports it cannot be traced by ``torch.compile``.
+_TORCH_NAMESPACE = importlib.import_module("array_api_compat.torch") if "torch" in sys.modules else None
 
 STATISTICS = frozenset({"max_abs", "mean_abs"})
 """The signals that are statistics of the gradients' entries, computed for a rule that declares one of them."""
@@ -102,11 +109,27 @@ def array_namespace(array: Array) -> Any:
     `array_api_compat.array_namespace`, with torch and NumPy answered first: its general look-up goes through caches
     that ``torch.compile`` warns about, and takes longer than ten operations on a small array.
     """
-    if isinstance(array, torch.Tensor):
-        return array_api_compat.torch
+    if is_tensor(array):
+        if _TORCH_NAMESPACE is not None:
+            return _TORCH_NAMESPACE
+        from array_api_compat import torch as namespace
+
+        return namespace
     if isinstance(array, np.ndarray | np.generic):
         return _numpy_namespace()
     return array_api_compat.array_namespace(array)
+
+
+def is_module(value: object) -> TypeIs[torch.nn.Module]:
+    """Whether this is a module of torch, by the same look."""
+    library = sys.modules.get("torch")
+    return library is not None and isinstance(value, library.nn.Module)
+
+
+def is_tensor(value: object) -> TypeIs[torch.Tensor]:
+    """Whether this is a tensor of torch, which is not imported to find out: who has a tensor has imported it."""
+    library = sys.modules.get("torch")
+    return library is not None and isinstance(value, library.Tensor)
 
 
 @functools.cache
@@ -138,7 +161,7 @@ class Signals:
             function: Callable[..., Any] = rule.update
         elif isinstance(rule, CoordinateRule):
             function = rule.combine
-        elif isinstance(rule, torch.nn.Module):
+        elif is_module(rule):
             function = rule.forward  # its __call__ is (*args, **kwargs), whatever the module takes
         elif callable(rule):
             function = rule

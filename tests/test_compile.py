@@ -1,5 +1,8 @@
 """A whole training step under `torch.compile`: forward, one gradient per loss, rule, base step."""
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -108,3 +111,16 @@ def test_a_compiled_module_that_an_earlier_backward_has_used_up(engine):
     torch._dynamo.reset()
     opt.zero_grad()
     opt.backward(losses())
+
+
+def test_rules_imported_before_torch():
+    """Which array library a rule is given is found out while it is traced."""
+    code = """
+import gradweight.rules
+import torch
+rule = gradweight.rules.AngleBisector()
+gram = torch.tensor([[4.0, 1.0], [1.0, 9.0]])
+print(torch.equal(torch.compile(rule, fullgraph=True, backend="eager")(gram), rule(gram)))
+"""
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert run.stdout.split() == ["True"], run.stderr

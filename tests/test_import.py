@@ -1,20 +1,98 @@
-"""What ``import gradweight`` leaves alone: parts of torch and NumPy that take longer to import than all of it."""
+"""What ``import gradweight`` needs and what it leaves alone, each in an interpreter of its own."""
 
 from __future__ import annotations
 
 import subprocess
 import sys
 
+import pytest
+
+import gradweight
+
 SLOW = ("torch._dynamo", "torch._inductor", "array_api_compat.numpy", "jax", "triton", "matplotlib", "scipy", "torchjd")
 BESIDE_TORCH = f"""
 import sys
 import numpy, torch
 before = set(sys.modules)
-import gradweight
+from gradweight import Combination, MultiObjectiveGradient, func, rules
 print(*sorted(set({SLOW}) & (set(sys.modules) - before)))
 """
 
+# stands in front of all finders, so that a package is as good as not installed
+BLOCK = """
+import sys
+class Block:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] in BLOCKED:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+sys.meta_path.insert(0, Block())
+"""
+
+WITHOUT_TORCH = """
+import numpy as np
+import gradweight
+from gradweight import Rule, rules
+from gradweight.rules.claims import CLAIMS
+gram = np.array([[4.0, -1.0], [-1.0, 25.0]])
+print(*rules.AngleBisector()(gram), *rules.UPGrad()(gram), gradweight.rules is rules)
+print(*gradweight.rules.FAMO().init(gram))
+for name in ("MultiObjectiveGradient", "gan", "func"):
+    try:
+        getattr(gradweight, name)
+    except ModuleNotFoundError as error:
+        print(error.name, error)
+"""
+
+WITHOUT_JAX = """
+import gradweight
+gradweight.MultiObjectiveGradient
+try:
+    gradweight.optax
+except ModuleNotFoundError as error:
+    print(error)
+try:
+    import gradweight.optax
+except ModuleNotFoundError as error:
+    print(error)
+"""
+
+
+def printed(code: str, *blocked: str) -> list[str]:
+    source = f"BLOCKED = {set(blocked) or set()!r}{BLOCK}{code}"
+    run = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True)
+    assert run.returncode == 0, run.stderr
+    return run.stdout.splitlines()
+
 
 def test_nothing_slow_is_imported() -> None:
-    run = subprocess.run([sys.executable, "-c", BESIDE_TORCH], capture_output=True, text=True, check=True)
-    assert run.stdout.split() == []
+    assert printed(BESIDE_TORCH) == [""]
+
+
+def test_the_bare_name_imports_no_library_of_arrays() -> None:
+    libraries = ("torch", "jax", "numpy", "optax", "array_api_compat", "matplotlib")
+    assert printed(f"import gradweight; print(*(set({libraries}) & set(sys.modules)))") == [""]
+
+
+def test_the_rules_work_without_torch() -> None:
+    weights, state, *errors = printed(WITHOUT_TORCH, "torch")
+    *numbers, same = weights.split()
+    assert len(numbers) == 4
+    assert same == "True"
+    assert state
+    needed = "needs torch, which is not installed: pip install 'gradweight[torch]'"
+    assert errors == [f"torch gradweight.{name} {needed}" for name in ("MultiObjectiveGradient", "gan", "func")]
+
+
+@pytest.mark.parametrize("missing", ["jax", "optax"])
+def test_torch_works_without_jax(missing: str) -> None:
+    for message in printed(WITHOUT_JAX, missing):
+        assert message.startswith("gradweight.optax needs")
+        assert message.endswith("pip install 'gradweight[optax]'")
+
+
+def test_names_are_public_and_found() -> None:
+    assert dir(gradweight) == sorted([*gradweight.__all__, "optax", "plot", "__version__"])
+    for name in (*gradweight.__all__, "plot"):
+        assert getattr(gradweight, name) is not None
+    assert not hasattr(gradweight, "array_namespace")
+    assert gradweight.gan.Hinge.__module__ == "gradweight.gan.losses"

@@ -6,9 +6,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-import torch
 
-from ..rule import Array, array_namespace
+from ..rule import Array, array_namespace, is_tensor
 
 
 @dataclass(frozen=True)
@@ -18,8 +17,10 @@ class FromTorchJD:
     weighting: Any
 
     def __call__(self, gram: Array, /) -> Array:
-        if isinstance(gram, torch.Tensor):
+        if is_tensor(gram):
             return self.weighting(gram)
+        import torch
+
         weights = self.weighting(torch.tensor(np.asarray(gram), device="cpu"))
         return array_namespace(gram).asarray(weights.detach().numpy(), dtype=gram.dtype)
 
@@ -43,6 +44,7 @@ def from_torchjd(weighting: Any) -> FromTorchJD:
         TypeError: not a weighting.
 
     Example:
+        >>> import torch                                                           # doctest: +SKIP
         >>> from torchjd.aggregation import UPGradWeighting                        # doctest: +SKIP
         >>> from_torchjd(UPGradWeighting())(torch.eye(2))                          # doctest: +SKIP
         tensor([0.5000, 0.5000])

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+from typing import TYPE_CHECKING
 
-import torch
-from torch import Tensor
-
-from ...rule import Array, array_namespace
+from ...rule import Array, array_namespace, is_tensor
 from .arrays import at_least, counting, identity, matvec
 from .forms import host_form
 from .host import linear as host
 from .loops import compiled_once
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 @host_form(host.solve_psd)
@@ -67,13 +68,15 @@ def solve(matrix: Array, rhs: Array) -> Array:
     """
     xp = array_namespace(matrix)
     columns = xp.matrix_transpose(rhs)
-    if not isinstance(matrix, torch.Tensor):
+    if not is_tensor(matrix):
         return xp.matrix_transpose(xp.linalg.solve(matrix, columns))
     solved = _solved if matrix.device.type == "cpu" else solved_in_batches
     return xp.matrix_transpose(solved(matrix, columns))
 
 
 def _solved(matrix: Tensor, columns: Tensor) -> Tensor:
+    import torch
+
     # `torch.linalg.solve` would read back to the host whether it has succeeded
     return torch.linalg.solve_ex(matrix, columns)[0]  # type: ignore[no-any-return]
 
@@ -88,6 +91,8 @@ def solved_in_batches(matrix: Tensor, columns: Tensor) -> Tensor:
     cuSOLVER, whose routines do not promise that, and more than 16 systems of more than 16 unknowns to MAGMA (in torch
     2.11), which waits for the device.
     """
+    import torch
+
     n, systems = matrix.shape[-1], math.prod(matrix.shape[:-2])
     if systems < 3:
         return _solved(matrix.expand(3, *matrix.shape), columns.expand(3, *columns.shape))[0]

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import functools
+import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
-
-import torch
 
 from ...rule import array_namespace
 
@@ -52,7 +51,8 @@ def compiled_once(body: Callable[P, R]) -> Callable[P, R]:
 
     @functools.wraps(body)
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
-        if torch.compiler.is_dynamo_compiling():
+        torch = sys.modules.get("torch")
+        if torch is not None and torch.compiler.is_dynamo_compiling():
             from .regions import region, transformed
 
             if not transformed():  # regions have no rule for vmap and grad
