@@ -1,0 +1,6 @@
+"""What needs JAX and Optax is skipped without them."""
+
+import pytest
+
+pytest.importorskip("jax")
+pytest.importorskip("optax")
