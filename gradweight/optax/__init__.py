@@ -11,6 +11,7 @@ except ModuleNotFoundError as error:
         f"gradweight.optax needs {error.name}, which is not installed: pip install 'gradweight[optax]'", name=error.name
     ) from error
 
+from . import gan
 from .accumulation import AccumulateState, accumulate
 from .combination import CombineState, combine
 from .gradients import loss_gradients, value_and_combined_grad
@@ -21,6 +22,7 @@ __all__ = [
     "CombineState",
     "accumulate",
     "combine",
+    "gan",
     "loss_gradients",
     "stack",
     "value_and_combined_grad",
