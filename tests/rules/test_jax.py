@@ -10,6 +10,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -17,7 +18,7 @@ from gradweight.rule import CoordinateRule, StatefulRule
 from gradweight.rules import CAGrad, SDMGrad, from_torchjd
 from gradweight.rules.claims import CLAIMS, Claims
 
-from .test_claims import Problem, few_examples, outcome, problems, signals_of
+from .test_claims import Problem, decide, few_examples, outcome, problems, signals_of
 
 BATCH, STEPS = 4, 3
 
@@ -53,7 +54,7 @@ def decide_in_jax(jax, claims: Claims, rows, losses):
 
 
 @every_rule
-def test_jax_is_numpy(jax, claims, m):
+def test_jax_is_numpy_is_torch(jax, claims, m):
     """A batch of problems at once, compiled, in 64 bits."""
     k = m + 2
 
@@ -62,6 +63,16 @@ def test_jax_is_numpy(jax, claims, m):
     @jax.vmap
     def compiled(rows, losses):
         return decide_in_jax(jax, claims, rows, losses)
+
+    # of gradients in general position, to rounding
+    draw = np.random.default_rng(m)
+    rows, losses = draw.standard_normal((BATCH, m, k)), draw.uniform(1, 2, (BATCH, m))
+    with jax.enable_x64(True):
+        decided = np.asarray(compiled(rows, losses))
+    for found, problem in zip(decided, map(Problem, rows, losses), strict=True):
+        for array in (np.asarray, torch.tensor):
+            wanted = np.asarray(decide(claims, array(problem.rows), array(problem.losses), steps=STEPS))
+            np.testing.assert_allclose(found, wanted, rtol=1e-12, atol=1e-12 * np.abs(wanted).max())
 
     @given(data=st.data())
     @settings(few_examples, max_examples=6)
