@@ -77,6 +77,7 @@ def test_a_rule_that_knows_absolute_sizes_sees_the_unscaled_gram_over_micro_batc
     def train(scaling: torch.amp.GradScaler) -> nn.Module:
         net = network()
         opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), rule)
+        seen.clear()  # what it was probed with
         for i, batch in enumerate(batches()):
             gather(opt, how, {name: loss / 3 for name, loss in losses(net, *batch).items()}, scaling)
             if i % 3 == 2:

@@ -124,7 +124,7 @@ def penalised(
     """A step under the rule, with the penalty (of fake samples and their logits) on every so many steps."""
 
     def make(gan: GAN) -> Callable[[], None]:
-        optimizer = MultiObjectiveGradient(gan.optimizer, rule or AdvAs(), accumulate=False)
+        optimizer = MultiObjectiveGradient(gan.optimizer, rule or AdvAs(every_step=every == 1), accumulate=False)
         steps = 0
 
         def step() -> None:

@@ -9,14 +9,22 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
+from .wrapper import OptimizerWrapper
+
 __all__ = ["check_base", "names_of"]
 
 
 def check_base(base: object) -> None:
-    """Raise `TypeError` unless ``base`` steps along a dense ``.grad`` and does not ask for losses."""
+    """Raise `TypeError` unless ``base`` steps along a dense ``.grad``, does not ask for losses and is no wrapper."""
     if not isinstance(base, Optimizer):
         got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
         raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
+    inside = getattr(base, "optimizer", None)  # as training frameworks keep what they wrap
+    if isinstance(base, OptimizerWrapper) or isinstance(inside, OptimizerWrapper):
+        raise TypeError(
+            f"base must be an optimizer that is not wrapped yet, since one rule decides about a step; got a "
+            f"{type(base).__name__}: wrap its base optimizer instead"
+        )
     if isinstance(base, SparseAdam):
         raise TypeError(
             "base must take dense gradients, which combinations are, those of sparse embeddings too; got SparseAdam: "
@@ -26,7 +34,8 @@ def check_base(base: object) -> None:
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
             f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
-            "one scalar loss during the step, while a combination of gradients is the gradient of none"
+            "one scalar loss during the step, while a combination of gradients is the gradient of none: use Adam or "
+            f"SGD here, and {type(base).__name__} by itself on a fixed weighted sum of the losses"
         )
 
 

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, overload
 
 from ..rule import Array, array_namespace
 from ._solvers.arrays import at_least
 
 Preference = Mapping[str, float] | None
 """name -> how much a loss counts; None: equally."""
+
+
+_COME_AND_GO = ("AdvAs", "VQGANWeight")
+"""The rules one of whose losses may be declared as one that comes and goes."""
 
 
 def check_range(rule: str, what: str, value: Any, low: float, high: float = math.inf) -> None:
@@ -51,6 +55,30 @@ def by_name(
         if name not in table:
             raise ValueError(f"{rule} has no {what} for the loss {name!r}; it has {sorted(table)}")
     return xp.stack([zero + float(table[name]) for name in names])
+
+
+@overload
+def position(rule: str, name: str, names: tuple[str, ...]) -> int: ...
+@overload
+def position(rule: str, name: str, names: tuple[str, ...], *, every_step: bool) -> int | None: ...
+def position(rule: str, name: str, names: tuple[str, ...], *, every_step: bool = True) -> int | None:
+    """Where the loss of that name is: the one way in which rules look for a loss that a field of theirs names.
+
+    Args:
+        rule: who looks.
+        name: of the loss.
+        names: of the losses of this step.
+        every_step: False for a loss that comes and goes, on whose absence None is returned.
+
+    Raises:
+        ValueError: there is no such loss.
+    """
+    if name in names:
+        return names.index(name)
+    if every_step:
+        remedy = f": {rule}(every_step=False) if it comes and goes" if rule in _COME_AND_GO else ""
+        raise ValueError(f"{rule} needs the loss {name!r}; this step has {list(names)}{remedy}")
+    return None
 
 
 def preferred(rule: str, preference: Preference, active: Array, names: tuple[str, ...] | None) -> Array:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..rule import Array, array_namespace
+from ._arguments import position
 from ._solvers.correlations import inverse_norms
 from ._solvers.rounding import opposed
 
@@ -147,7 +148,4 @@ class AdaptiveWeights:
             if m < 2:
                 raise ValueError(f"AdaptiveWeights needs the losses {self.real!r} and {self.fake!r}; got {m} loss")
             return 0, 1
-        for name in (self.real, self.fake):
-            if name not in names:
-                raise ValueError(f"AdaptiveWeights needs the loss {name!r}; this step has {list(names)}")
-        return names.index(self.real), names.index(self.fake)
+        return position("AdaptiveWeights", self.real, names), position("AdaptiveWeights", self.fake, names)

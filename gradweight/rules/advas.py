@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._arguments import position
 from ._solvers.arrays import at_least, at_most, counting
 
 
@@ -17,12 +18,15 @@ class AdvAs:
     other losses and ``g_AdvAs`` that of the penalty, the squared norm of the adversary's parameter gradient;
     (m, m) -> (m,).
 
-    A step without the penalty (it may be due on every n-th step only) has weight 1 throughout. A loss whose
-    gradient is exactly zero is left out; if all but the penalty are, lambda is 1. Exactly opposed gradients
-    with the penalty the longer one cancel to a zero direction, as Eq. 11 has it.
+    A loss whose gradient is exactly zero is left out; if all but the penalty are, lambda is 1. Exactly opposed
+    gradients with the penalty the longer one cancel to a zero direction, as Eq. 11 has it.
 
     Args:
         penalty: name of the penalty's loss; without `names` the last row is the penalty.
+        every_step: False for a penalty that is due on every n-th step only: a step without it has weight 1 throughout.
+
+    Raises:
+        ValueError: a step without the penalty, unless it comes and goes.
 
     Example:
         >>> import numpy as np
@@ -37,15 +41,16 @@ class AdvAs:
     faster_on_numpy_from: ClassVar[int] = 1
 
     penalty: str = "advas"
+    every_step: bool = True
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
         m = gram.shape[-1]
         squared = xp.linalg.diagonal(gram)
         active = xp.astype(squared > 0, gram.dtype)
-        if names is not None and self.penalty not in names:
+        p = m - 1 if names is None else position("AdvAs", self.penalty, names, every_step=self.every_step)
+        if p is None:
             return active
-        p = m - 1 if names is None else names.index(self.penalty)
         if m == 1:
             return active
         others = xp.astype(counting(gram, m) != p, gram.dtype)

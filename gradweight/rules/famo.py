@@ -19,8 +19,9 @@ class FAMO:
     log L_i(t + 1)`` the relative decrease, ``xi <- xi - beta (J' delta + gamma xi)``, ``J = diag(z) - z z'`` the
     derivative of the softmax.
 
-    A loss at or below ``minimum``, whose 1/L_i would take all the weight, is left out: its weight and its update are
-    zero, and z are shares among the others. Needs no gradients, so that a step is one backward: see `gradweight.rule`.
+    A loss at ``minimum``, whose 1/L_i would take all the weight, is left out: its weight and its update are zero, and z
+    are shares among the others. If one is below (a likelihood, a critic's), the bound is wrong: all weights are NaN, as
+    for a loss that is NaN itself. Needs no gradients, so that a step is one backward: see `gradweight.rule`.
     Given a Gram matrix all the same, it leaves out a loss whose gradient is exactly zero, too.
 
     Args:
@@ -29,7 +30,7 @@ class FAMO:
         minimum: lower bound of the losses, subtracted before the logarithm.
 
     Signals:
-        losses: supplied automatically; above ``minimum`` (what is not is left out).
+        losses: supplied automatically; at least ``minimum`` (what is at it is left out).
 
     Raises:
         ValueError: an argument out of its range.
@@ -79,5 +80,6 @@ class FAMO:
         gradient = shares * (decrease - xp.sum(shares * decrease))
         logits = state["logits"] - self.beta * (gradient + self.gamma * state["logits"])
         weights = softmax(logits - log_losses, active)
+        weights = xp.where(xp.any(has_gradient(gram) * (losses - self.minimum) < 0), xp.nan, weights)
         seen = xp.where(known, log_losses, state["log_losses"])
         return weights, {"logits": logits, "shares": softmax(logits, active), "log_losses": seen}

@@ -18,11 +18,14 @@ class GeometricMean:
     is satisfied) has nothing left to fall, and would make f, and every other weight, 0. Multiplying a loss by a
     positive number leaves the direction as it is.
 
+    A negative loss (a likelihood, a critic's) has no geometric mean with the others: all weights are then NaN, as for a
+    loss that is NaN itself. Give it a lower bound that it stays above and add that, or take another rule.
+
     Needs no gradients, so that a step is one backward: see `gradweight.rule`. Given a Gram matrix all the same, it
     leaves out a loss whose gradient is exactly zero.
 
     Signals:
-        losses: supplied automatically; positive (what is not is left out).
+        losses: supplied automatically; at least 0 (what is 0 is left out).
 
     Example:
         >>> import numpy as np
@@ -44,4 +47,5 @@ class GeometricMean:
         active = has_gradient(gram) * xp.astype(xp.logical_not(losses <= 0), gram.dtype)
         log_losses = log(losses)
         spread = xp.where(active > 0, mean(log_losses, active) - log_losses, 0)
-        return active * xp.exp(spread) / at_least(xp.sum(active), 1)
+        weights = active * xp.exp(spread) / at_least(xp.sum(active), 1)
+        return xp.where(xp.any(has_gradient(gram) * losses < 0), xp.nan, weights)

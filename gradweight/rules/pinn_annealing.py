@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._arguments import check_range
+from ._arguments import check_range, position
 from ._shares import has_gradient
 from ._solvers.correlations import inverse_norms
 
@@ -61,7 +61,7 @@ class PINNAnnealing:
         self, gram: Array, state: State, /, *, names: tuple[str, ...], max_abs: Array, mean_abs: Array
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        r = _index("PINNAnnealing", self.residual, names)
+        r = position("PINNAnnealing", self.residual, names)
         active = has_gradient(gram)
         ratio = max_abs[r] / xp.where(active * mean_abs > 0, mean_abs, 1)
         new = _moving_average(state["weights"], ratio, active, r, self.alpha)
@@ -112,7 +112,7 @@ class PINNNormAnnealing:
 
     def update(self, gram: Array, state: State, /, *, names: tuple[str, ...]) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        r = _index("PINNNormAnnealing", self.residual, names)
+        r = position("PINNNormAnnealing", self.residual, names)
         inverse_norm = inverse_norms(gram)
         active = xp.astype(inverse_norm > 0, gram.dtype)
         ratio = inverse_norm / xp.where(active[r] > 0, inverse_norm[r], 1)
@@ -125,9 +125,3 @@ def _moving_average(old: Array, ratio: Array, active: Array, r: int, alpha: floa
     xp = array_namespace(old)
     new = xp.where(active * active[r] > 0, (1 - alpha) * old + alpha * ratio, old)
     return xp.stack([0 * old[i] + 1 if i == r else new[i] for i in range(old.shape[0])])
-
-
-def _index(rule: str, name: str, names: tuple[str, ...]) -> int:
-    if name not in names:
-        raise ValueError(f"{rule} needs the loss {name!r}; this step has {list(names)}")
-    return names.index(name)

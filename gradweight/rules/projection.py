@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..rule import Array, array_namespace
+from ._arguments import position
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.linear import solve_psd
 from ._solvers.quadratic import nonnegative_minimiser
@@ -114,12 +115,12 @@ class OrthogonalProjection:
         if names is None:
             raise ValueError("OrthogonalProjection finds its losses by name: it needs names=, and was called without")
         favoured, protected = _tuple(self.favour), _tuple(self.protect or ())
-        for name in favoured + protected:
-            if name not in names:
-                raise ValueError(f"OrthogonalProjection needs the loss {name!r}; this step has {list(names)}")
+        favoured_rows, protected_rows = (
+            [position("OrthogonalProjection", name, names) for name in some] for some in (favoured, protected)
+        )
         if self.protect is None:
-            protected = tuple(name for name in names if name not in favoured)
-        return [names.index(name) for name in favoured], [names.index(name) for name in protected]
+            protected_rows = [i for i, name in enumerate(names) if name not in favoured]
+        return favoured_rows, protected_rows
 
 
 def _tuple(names: Names) -> tuple[str, ...]:

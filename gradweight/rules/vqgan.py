@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._arguments import check_range
+from ._arguments import check_range, position
 from ._solvers.arrays import at_most
 from ._solvers.correlations import inverse_norms
 
@@ -23,12 +23,15 @@ class VQGANWeight:
         adversarial: name of the adversarial loss of the generator.
         factor: length of the weighted adversarial gradient in units of the reconstruction's, >= 0.
         most: bound on the ratio, > 0.
+        every_step: False for an adversarial loss that comes and goes, or comes late: a step without it has weight 1
+            throughout.
 
     Signals:
-        names: supplied automatically. A step without either loss has weight 1 throughout.
+        names: supplied automatically.
 
     Raises:
-        ValueError: an argument out of its range; called without `names`.
+        ValueError: an argument out of its range; called without `names`; a step without the adversarial loss, unless it
+            comes and goes, or with it and without the reconstruction.
 
     Example:
         >>> import numpy as np
@@ -51,6 +54,7 @@ class VQGANWeight:
     adversarial: str = "adversarial"
     factor: float = 0.8
     most: float = 1e4
+    every_step: bool = True
 
     def __post_init__(self) -> None:
         check_range("VQGANWeight", "factor", self.factor, 0)
@@ -62,9 +66,10 @@ class VQGANWeight:
         xp = array_namespace(gram)
         inverse_norm = inverse_norms(gram)
         active = xp.astype(inverse_norm > 0, gram.dtype)
-        if self.reconstruction not in names or self.adversarial not in names:
+        adv = position("VQGANWeight", self.adversarial, names, every_step=self.every_step)
+        if adv is None:
             return active
-        rec, adv = names.index(self.reconstruction), names.index(self.adversarial)
+        rec = position("VQGANWeight", self.reconstruction, names)
         ratio = inverse_norm[adv] / xp.where(active[rec] > 0, inverse_norm[rec], 1)
         ratio = xp.where(active[rec] > 0, at_most(ratio, self.most), 1)
         return xp.stack([self.factor * ratio * active[i] if i == adv else active[i] for i in range(len(names))])

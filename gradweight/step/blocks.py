@@ -16,7 +16,8 @@ def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | 
     """The block of each parameter, from the index of its group and its name.
 
     Raises:
-        ValueError: blocks that go by name, and no names.
+        TypeError: a function that returns something else than a str or None.
+        ValueError: blocks that go by name, and no names; a function that leaves every parameter alone.
     """
     if blocks is None:
         return None
@@ -28,7 +29,14 @@ def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | 
             "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
         )
     block: Callable[[str], str | None] = _layer if blocks == "layer" else blocks
-    return [block(name) for name in names]
+    found = [block(name) for name in names]
+    for name, of in zip(names, found, strict=True):
+        if not isinstance(of, str | None):
+            raise TypeError(f"blocks must give a str or None for each name; it gave {of!r} for {name!r}")
+    if all(of is None for of in found):
+        some = ", ".join(map(repr, names[:6])) + (f" and {len(names) - 6} more" if len(names) > 6 else "")
+        raise ValueError(f"blocks gave None for every parameter, so that no rule decides on any; the names are {some}")
+    return found
 
 
 def check_blocks(blocks: object) -> None:

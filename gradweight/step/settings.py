@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES
@@ -24,6 +25,7 @@ class Settings:
     `combine` is the combiner, or what replays it.
 
     Raises:
+        TypeError, ValueError: a rule that does not answer as one; see `check_rule_once`.
         ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
             rule that gives no weights.
     """
@@ -46,6 +48,7 @@ class Settings:
         if self.refresh_every < 1:
             raise ValueError(f"refresh_every must be at least 1; got {self.refresh_every}")
         rule = self.combiner.rule
+        check_rule_once(rule)
         if self.refresh_every > 1 and (self.blocks is not None or isinstance(rule, CoordinateRule)):
             raise ValueError(
                 f"refresh_every={self.refresh_every} holds one weight per loss: it needs blocks=None and a rule that "

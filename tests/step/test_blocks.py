@@ -157,3 +157,23 @@ def test_a_coordinate_rule_that_fails_in_one_block_leaves_the_others() -> None:
         opt.backward(losses(net))
     for p, expected in zip(net.parameters(), before, strict=True):
         assert torch.equal(p.grad, expected)
+
+
+@pytest.mark.parametrize(
+    ("blocks", "error", "match"),
+    [
+        (
+            lambda name: "trunk" if name.startswith("trunk.") else None,
+            ValueError,
+            r"blocks gave None for every parameter.*the names are '0\.weight', '0\.bias'",
+        ),
+        (lambda name: 3, TypeError, "blocks must give a str or None for each name; it gave 3 for '0.weight'"),
+    ],
+)
+def test_blocks_that_match_nothing(blocks, error, match):
+    net = nn.Sequential(nn.Linear(2, 2), nn.Linear(2, 2))
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.named_parameters(), lr=0.1), Sum(), blocks=blocks)
+    x = torch.ones(1, 2)
+    with pytest.raises(error, match=match):
+        opt.backward({"a": net(x).sum(), "b": net(x).square().sum()})
+    assert all(p.grad is None for p in net.parameters())
