@@ -249,7 +249,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
         Raises:
             RuntimeError: the scalar of a `join` still waits for its backward, without a `zero_grad` in between; the
-                scaler that `backward` was given has unscaled the base as well.
+                scaler that `backward` was given has unscaled the base as well, or not yet the wrapper.
         """
         self._step.check_ready(closure=closure is not None)
         result = self.base.step() if closure is None else self.base.step(closure)
@@ -290,8 +290,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             state_dict = state_dict if replaced is None else replaced
         check_readable(state_dict["param_groups"])  # before the base has loaded anything
         self.base.load_state_dict(state_dict)
-        self._step.progress.rule_state = {}
-        self._step.saved()
+        self._step.after_load()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)
 

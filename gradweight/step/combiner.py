@@ -28,7 +28,7 @@ from ..rule import (
     faster_on_numpy_from,
 )
 from .coordinates import directions_by_coordinate
-from .state_names import for_losses, title
+from .state_names import for_losses, state_of, title
 
 __all__ = ["Combiner", "write_row"]
 
@@ -57,7 +57,7 @@ class Combiner:
         self._coordinate: CoordinateRule | None = rule if isinstance(rule, CoordinateRule) else None
         self.needs_gradients = self._coordinate is not None or getattr(rule, "needs_gradients", True)
         self._stateful: StatefulRule | None = rule if isinstance(rule, StatefulRule) else None
-        self._state = f"state of {title(rule)}"
+        self._state = state_of(title(rule))
         self.reads_entries = self._coordinate is not None or self.signals.statistics
         self._faster_on_numpy_from = faster_on_numpy_from(rule)
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Collection, Iterable
+from typing import Literal
 
-__all__ = ["for_losses", "remembered_order", "title"]
+__all__ = ["for_losses", "remembered_order", "state_of", "title", "warn_of_another_rule", "warn_of_other_losses"]
 
 _FOR = " for "
+_STATE = "state of "
 
 
 def for_losses(what: str, names: Iterable[str], where: str = "") -> str:
@@ -52,3 +55,53 @@ def title(rule: object) -> str:
     name = str(getattr(rule, "__name__", type(rule).__name__))
     inner = getattr(rule, "rule", None)
     return name if inner is None else f"{name}({title(inner)})"
+
+
+def rules_of(state: Iterable[str]) -> list[str]:
+    """The kinds of rules whose state these are names of.
+
+    Example:
+        >>> rules_of(["step", for_losses(state_of("FAMO"), ["a", "b"])])
+        ['FAMO']
+    """
+    kinds = (name.partition(_FOR)[0].removeprefix(_STATE) for name in state if name.startswith(_STATE))
+    return list(dict.fromkeys(kinds))
+
+
+def state_of(kind: str) -> str:
+    """What the state of a kind of rule is called.
+
+    Example:
+        >>> state_of("FAMO")
+        'state of FAMO'
+    """
+    return f"{_STATE}{kind}"
+
+
+def warn_of_another_rule(rule: object, state: Collection[str]) -> None:
+    """Warn if what a checkpoint holds is of other rules only."""
+    there, now = rules_of(state), title(rule)
+    if there and now not in there:
+        warnings.warn(
+            f"the checkpoint holds the state of {' and '.join(there)}; the rule is {now}, which "
+            f"{'starts afresh' if hasattr(rule, 'init') else 'has no state'}",
+            stacklevel=4,
+        )
+
+
+def warn_of_other_losses(rule: object, changed: Iterable[str], state: Collection[str]) -> Literal[False]:
+    """Warn if a rule whose state a checkpoint holds begins with losses that are not those of the checkpoint.
+
+    Returns:
+        False: it is asked once.
+    """
+    prefix = state_of(title(rule)) + _FOR
+    there = [name.removeprefix(prefix) for name in state if name.startswith(prefix)]
+    new = [name.removeprefix(prefix) for name in changed if name.startswith(prefix) and name not in state]
+    if there and new:
+        warnings.warn(
+            f"the checkpoint holds the state of {title(rule)} for the losses {' and '.join(there)}; for "
+            f"{' and '.join(new)} it starts afresh",
+            stacklevel=4,
+        )
+    return False

@@ -5,7 +5,6 @@ from __future__ import annotations
 import weakref
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from enum import Enum, auto
 from typing import Any
 
 import torch
@@ -21,29 +20,15 @@ from ..rule import State
 from .grad_watch import GradWatch
 from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
+from .phase import Phase
 from .plans import AtRepresentation, Outcome, PerLoss, Plan, WeightedSum
 from .refresh import held_weights
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
+from .state_names import warn_of_another_rule, warn_of_other_losses
+from .step_check import check_scaler, count_steps, says_otherwise
 
 __all__ = ["Phase", "Step"]
-
-
-class Phase(Enum):
-    """Where a step is.
-
-    `backward` leads to READY, within `no_sync` to UNSYNCED; the base's step leads from READY to STEPPED; `zero_grad`
-    leads to EMPTY. A further `backward` adds to what there is, after STEPPED too unless ``.grad`` has been zeroed.
-    """
-
-    EMPTY = auto()
-    """Nothing has been gathered."""
-    UNSYNCED = auto()
-    """There are rows that were not averaged over the processes: there is no direction for them yet."""
-    READY = auto()
-    """The direction is in ``.grad``."""
-    STEPPED = auto()
-    """The base has stepped along it."""
 
 
 @dataclass
@@ -80,6 +65,9 @@ class Step:
         last: what the last `backward` returned.
         deferred: the losses of the last `join`.
         scaler: what the last `backward` was given.
+        warned: whether it was said that a step follows other gradients.
+        through_wrapper: whether the base's step that is to come was called by the wrapper.
+        loaded: whether a checkpoint was loaded, and no `backward` called since.
     """
 
     base: Optimizer
@@ -89,7 +77,17 @@ class Step:
     last: Combination | None = None
     deferred: weakref.ref[DeferredBackward] | None = None
     scaler: weakref.ref[Any] | None = None
+    warned: bool = False
+    through_wrapper: bool = False
+    loaded: bool = False
     _communicator: Communicator | None = None
+
+    def __post_init__(self) -> None:
+        count_steps(self)
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state)
+        self.__post_init__()
 
     def __getstate__(self) -> dict[str, Any]:
         # a scalar that waits for its backward belongs to this process's graph, and so do its connections to others
@@ -134,7 +132,10 @@ class Step:
         with communicator.averaged_rows(plan.row_names, all_params, unsynced, micro.describe) as averaged:
             local = plan.local_rows()
             rows = averaged.average(local)
-        return self._commit(plan.combine(local, rows, all_params))
+        outcome = plan.combine(local, rows, all_params)
+        if self.loaded:
+            self.loaded = warn_of_other_losses(self.settings.combiner.rule, outcome.rule_state, self.saved())
+        return self._commit(outcome)
 
     def join(
         self,
@@ -230,6 +231,11 @@ class Step:
             saved = group[STATE_KEY] = unpack(saved, group["params"][0].device)
         return saved
 
+    def after_load(self) -> None:
+        """The base has loaded a checkpoint."""
+        self.progress.rule_state, self.loaded = {}, True
+        warn_of_another_rule(self.settings.combiner.rule, self.saved())
+
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""
         self.progress = Progress()
@@ -268,16 +274,16 @@ class Step:
                 f"step() came while the scalar that join() returned for {list(waiting.losses)} still waits for its "
                 "backward: call backward() on it, without inputs=, or zero_grad() if that step is to be left out"
             )
-        scaler = None if self.scaler is None else self.scaler()
-        if id(self.base) in getattr(scaler, "_per_optimizer_states", ()):
-            raise RuntimeError(
-                "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "
-                "twice: call unscale_(opt) and step(opt) with the wrapper"
-            )
+        ready = self.progress.phase is Phase.READY
+        if self.scaler is not None and ready:
+            check_scaler(self.scaler(), self.base)
+        if not (closure or self.warned):
+            self.warned = says_otherwise(self.progress.watch if ready else None, self.base, begun=self.last is not None)
+        self.through_wrapper = True
 
     def after_base_step(self) -> Combination | None:
         """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
-        progress = self.progress
+        progress, self.through_wrapper = self.progress, False
         followed = self.last if progress.phase is Phase.READY else None
         if progress.rule_state:
             keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), progress.rule_state)

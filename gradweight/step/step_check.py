@@ -1,0 +1,91 @@
+"""What can be seen just before the base steps: whether ``.grad`` is what it should step along.
+
+=========================================================  ========================================================
+``.grad`` at `step`                                        what is done
+=========================================================  ========================================================
+as `backward` has written it                               right
+changed in place (clipping, noise, a further `.backward`)  right: the step follows what is there
+other tensors, or none, where `backward` has written       a warning, once
+written by something else before the first `backward`      a warning, once; later it is right, as R1 by itself is
+still multiplied by the scale of a `GradScaler`            an error
+=========================================================  ========================================================
+
+``base.step()`` by itself is a step as well: what the rule remembers is kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+import weakref
+from typing import TYPE_CHECKING, Any
+
+from torch.amp.grad_scaler import OptState
+from torch.optim import Optimizer
+
+from .grad_watch import GradWatch
+from .phase import Phase
+
+if TYPE_CHECKING:
+    from .step import Step
+
+__all__ = ["check_scaler", "count_steps", "says_otherwise"]
+
+_LEVEL = 5  # the caller of the wrapper's step()
+
+
+def check_scaler(scaler: Any, base: Optimizer) -> None:
+    """Raise `RuntimeError` unless the gradients that were scaled have been divided by the scale exactly once."""
+    states = getattr(scaler, "_per_optimizer_states", None)
+    if states is None:
+        return
+    if id(base) in states:
+        raise RuntimeError(
+            "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "
+            "twice: call unscale_(opt) and step(opt) with the wrapper"
+        )
+    # whatever a training framework has put around the wrapper is what the scaler knows
+    if scaler.is_enabled() and not any(state["stage"] is OptState.UNSCALED for state in states.values()):
+        raise RuntimeError(
+            "step() came while .grad is still multiplied by the loss scale of the scaler that backward() was given: "
+            "call scaler.step(opt) and scaler.update() instead of opt.step()"
+        )
+
+
+def count_steps(step: Step) -> None:
+    """Have ``base.step()`` by itself count as a step, too, as long as ``step`` is alive."""
+    this = weakref.ref(step)
+
+    def after(*_: Any) -> None:
+        step = this()
+        if step is not None and not step.through_wrapper and step.progress.phase is Phase.READY:
+            step.after_base_step()
+
+    if hasattr(step.base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
+        step.base.register_step_post_hook(after)
+
+
+def says_otherwise(watch: GradWatch | None, base: Optimizer, *, begun: bool) -> bool:
+    """Warn if the step that is to come follows other gradients than the rule's; returns whether it did.
+
+    Args:
+        watch: what `backward` has written for this step; None if nothing.
+        base: the base optimizer.
+        begun: whether `backward` was ever called.
+    """
+    if watch is not None and watch.replaced():
+        warnings.warn(
+            "step() found other tensors in .grad, or none, than the last backward() has written, so that the rule "
+            "takes no part in this step: was .grad cleared, or loss.backward() called, in between? Change gradients in "
+            "place (as torch.nn.utils.clip_grad_norm_ does) to have this warning go away",
+            stacklevel=_LEVEL,
+        )
+        return True
+    if not begun and any(p.grad is not None for group in base.param_groups for p in group["params"]):
+        warnings.warn(
+            "step() follows gradients that were not written by the wrapper, whose backward() was never called, so that "
+            "the rule takes no part in training: call opt.backward({name: loss, ...}) in place of loss.backward(), or, "
+            "where a training framework calls it, return opt.join({name: loss, ...})",
+            stacklevel=_LEVEL,
+        )
+        return True
+    return False
