@@ -17,6 +17,8 @@ import matplotlib.pyplot as plt
 
 COLOURS = {"plain": "#d1603d", "aw": "#1f6f9f", "aw-relative": "#3a9278", "aw-unnormalized": "#8a5a9e"}
 INK, GREY = "#333333", "#bbbbbb"
+MOST_SQUARES = 12
+"""Seeds that have a picture of their own; more are counted."""
 
 
 def draw(runs: list[Run], methods: list[str], path: Path) -> None:
@@ -29,7 +31,8 @@ def draw(runs: list[Run], methods: list[str], path: Path) -> None:
 
     plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY})
     # square panels that fill the width, unless the seeds are few
-    heights = [0.5 + 11.6 / len(shown) * len(methods), 0.5 + 11.6 / max(len(seeds), len(shown)) * len(methods), 2.75]
+    squares = 11.6 / max(len(seeds), len(shown)) * len(methods)
+    heights = [0.5 + 11.6 / len(shown) * len(methods), 0.5 + (squares if len(seeds) <= MOST_SQUARES else 2.2), 2.75]
     figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
     top, middle, bottom = figure.subfigures(3, 1, height_ratios=heights)
 
@@ -41,16 +44,10 @@ def draw(runs: list[Run], methods: list[str], path: Path) -> None:
                 axis.set_title(f"{step:,} steps", fontsize=10, color=INK)
         axes[0].set_ylabel(row, fontsize=12, color=COLOURS[row], fontweight="bold")
 
-    middle.suptitle("Every seed at the end, with the modes that it covers", fontsize=12, x=0.01, ha="left")
-    for row, axes in zip(methods, middle.subplots(len(methods), len(seeds), squeeze=False), strict=True):
-        for seed, axis in zip(seeds, axes, strict=True):
-            found = by_key.get((row, seed))
-            panel(axis, found, shown[-1], size=2)
-            if found is not None:
-                axis.text(0, 0, f"{found.modes[-1]}", ha="center", va="center", fontsize=12, color=INK)
-            if row == methods[-1]:
-                axis.set_xlabel(f"seed {seed}", fontsize=9, color=INK)
-        axes[0].set_ylabel(row, fontsize=10, color=COLOURS[row], fontweight="bold")
+    if len(seeds) <= MOST_SQUARES:
+        every_seed(middle, by_key, methods, seeds, shown[-1])
+    else:
+        how_many_seeds(middle, runs, methods, len(seeds))
 
     bottom.suptitle("Over all seeds: mean, and its 95% interval", fontsize=12, x=0.01, ha="left")
     for (name, title), axis in zip(METRICS.items(), bottom.subplots(1, len(METRICS)), strict=True):
@@ -71,6 +68,36 @@ def draw(runs: list[Run], methods: list[str], path: Path) -> None:
     bottom.axes[0].legend(frameon=False, loc="upper left")
     figure.savefig(path, dpi=100)
     plt.close(figure)
+
+
+def every_seed(figure: Any, runs: dict[tuple[str, int], Run], methods: list[str], seeds: list[int], step: int) -> None:
+    """A square of samples for each seed, with the number of modes that it covers."""
+    figure.suptitle("Every seed at the end, with the modes that it covers", fontsize=12, x=0.01, ha="left")
+    for row, axes in zip(methods, figure.subplots(len(methods), len(seeds), squeeze=False), strict=True):
+        for seed, axis in zip(seeds, axes, strict=True):
+            found = runs.get((row, seed))
+            panel(axis, found, step, size=2)
+            if found is not None:
+                axis.text(0, 0, f"{found.modes[-1]}", ha="center", va="center", fontsize=12, color=INK)
+            if row == methods[-1]:
+                axis.set_xlabel(f"seed {seed}", fontsize=9, color=INK)
+        axes[0].set_ylabel(row, fontsize=10, color=COLOURS[row], fontweight="bold")
+
+
+def how_many_seeds(figure: Any, runs: list[Run], methods: list[str], seeds: int) -> None:
+    """Bars: how many seeds cover so many modes at the end."""
+    figure.suptitle(f"How many of {seeds} seeds cover so many of the modes at the end", fontsize=12, x=0.01, ha="left")
+    axis = figure.subplots()
+    width = 0.8 / len(methods)
+    for i, method in enumerate(methods):
+        counts = [sum(r.modes[-1] == n for r in runs if r.method == method) for n in range(len(MODES) + 1)]
+        places = [n + (i - (len(methods) - 1) / 2) * width for n in range(len(counts))]
+        bars = axis.bar(places, counts, width, color=COLOURS[method], label=method)
+        axis.bar_label(bars, [str(n) if n else "" for n in counts], fontsize=10, color=INK)
+    axis.set(xticks=range(len(MODES) + 1), xlabel="modes covered", ylabel="seeds")
+    axis.margins(y=0.12)
+    axis.legend(frameon=False, loc="upper center")
+    axis.spines[["top", "right"]].set_visible(False)
 
 
 def panel(axis: Any, found: Run | None, step: int, size: float) -> None:

@@ -111,6 +111,24 @@ def report(runs: list[Run], summary: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def read_runs(out: Path, std: float) -> list[Run]:
+    """The runs that `Results` has left in a folder, with the samples that were kept."""
+    samples = np.load(out / "samples.npz")
+    runs: dict[tuple[str, int], Run] = {}
+    with (out / "runs.csv").open(newline="") as file:
+        for row in csv.DictReader(file):
+            key = row["method"], int(row["seed"])
+            run = runs.setdefault(key, Run(*key, std))
+            run.steps.append(int(row["step"]))
+            run.modes.append(int(row["modes"]))
+            run.quality.append(float(row["quality"]))
+            run.kl.append(float(row["kl"]))
+    for name in samples.files:
+        method, seed, step = name.split("/")
+        runs[method, int(seed)].samples[int(step)] = samples[name]
+    return sorted(runs.values(), key=lambda run: (run.seed, run.method != "plain"))
+
+
 class Results:
     """The files of one invocation: runs.csv grows with every run, the rest is written by `close`."""
 
