@@ -167,8 +167,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
         Returns:
             What was seen and decided, also kept as `last`.
 
-        ``.grad`` is replaced, whatever it held; for a parameter that no loss reaches it is None. If any gradient is
-        not finite, every ``.grad`` that is written is NaN, so that GradScaler, or your own check, skips the whole step.
+        The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, that stays as it
+        is. If any gradient is not finite, every ``.grad`` that is written is NaN, so that GradScaler skips the step.
 
         Raises:
             TypeError: a loss that is not a tensor (or function), a missing or unknown signal, tensors for
@@ -211,8 +211,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
             RuntimeError: the scalar of an earlier `join` is still waiting for its backward, without a `zero_grad` in
-                between; in the backward, that the scalar was added to another loss, whose gradients would get lost, or
-                that it was given ``inputs=``, which keep autograd from the losses.
+                between; in the backward, that it was given ``inputs=``, which keep autograd from the losses.
 
         Example:
             >>> from gradweight.rules import AngleBisector

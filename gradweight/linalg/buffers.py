@@ -36,7 +36,10 @@ def in_place_buffers(rows: Sequence[Row], like: Sequence[Tensor]) -> list[Tensor
 
 
 def kept_buffers(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor, Tensor]) -> list[Tensor | None]:
-    """For each parameter that a loss reaches, its tensor in ``kept``, made once and then used again."""
+    """For each parameter that a loss reaches, its tensor in ``kept``, made once and then used again.
+
+    A new one where the kept one is the ``.grad``, which must stay as it is if the combination fails.
+    """
     targets: list[Tensor | None] = []
     for parameter, *tensors in zip(like, *rows, strict=True):
         for t in tensors:
@@ -46,7 +49,7 @@ def kept_buffers(rows: Sequence[Row], like: Sequence[Tensor], kept: dict[Tensor,
             targets.append(None)
             continue
         target = kept.get(parameter)
-        if target is None or not fits(target, parameter):
+        if target is None or target is parameter.grad or not fits(target, parameter):
             target = kept[parameter] = torch.empty_like(parameter, requires_grad=False)
         targets.append(target)
     return targets

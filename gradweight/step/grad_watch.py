@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-__all__ = ["GradWatch"]
+from ..linalg.host_access import is_captured
+
+__all__ = ["GradWatch", "added_to"]
 
 
 @dataclass
@@ -45,9 +47,31 @@ class GradWatch:
         """Whether all written tensors are zero. A host sync, needed only where `changed`."""
         return not any(bool(tensor.any()) for tensor in self.written.values())
 
+    def foreign(self, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
+        """The gradients that were there already, or that others have put there: parameter -> its ``.grad``."""
+        return {p: grad for p in params if (grad := p.grad) is not None and grad is not self.written.get(p)}
+
+    def look_for_zeros(self) -> bool:
+        """Whether all written tensors are zero, unless a CUDA graph is being captured, where nothing can be read."""
+        return bool(self.written) and not is_captured(next(iter(self.written))) and self.all_zero()
+
     def others_nonzero(self) -> bool:
         """Whether a ``.grad`` that is there now has an entry other than zero. A host sync."""
         return any(p.grad is not None and bool(p.grad.any()) for p in self.written)
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.written.values()]
+
+
+def added_to(
+    foreign: dict[Tensor, Tensor], params: Sequence[Tensor], directions: Sequence[Tensor | None]
+) -> list[Tensor | None]:
+    """The directions, which are written to, with what lay in ``.grad`` before."""
+    sums: list[Tensor | None] = []
+    for p, direction in zip(params, directions, strict=True):
+        other = foreign.get(p)
+        if direction is None or other is None:
+            sums.append(other if direction is None else direction)
+        else:
+            sums.append(direction.add_(other.detach()))
+    return sums

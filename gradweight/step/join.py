@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable, Mapping
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 __all__ = ["DeferredBackward", "total"]
-
-GradVersions: TypeAlias = list[tuple[int, int] | None]
 
 
 class DeferredBackward:
@@ -21,27 +19,22 @@ class DeferredBackward:
        pass ends here.
     2. The host multiplies the scalar by a loss scale, by 1 / accumulation steps, or by nothing, and goes backward.
     3. A hook of the scalar queues `_check_reached` for the end of the host's backward pass.
-    4. The scalar's backward calls `run` with the cotangent, which holds the host's factor: nothing else may have
-       written to ``.grad`` since 1, the losses' own backward passes run, and `_check_alone` is queued.
-    5. At the end of the host's backward pass both checks run: the scalar was reached, and nothing has been added to
-       the ``.grad`` of 4.
+    4. The scalar's backward calls `run` with the cotangent, which holds the host's factor: the losses' own backward
+       passes run, and the direction is added to what lies in ``.grad``.
+    5. At the end of the host's backward pass the check runs: the scalar was reached.
 
     Args:
         losses: name -> loss, with their graphs; None for one that another process has.
-        params: those whose ``.grad`` nothing else may write to meanwhile.
-        backward: called with the losses and the cotangent; writes ``.grad``.
+        backward: called with the losses, the cotangent and whether to keep the graphs; writes ``.grad``.
     """
 
     def __init__(
         self,
         losses: dict[str, Tensor],
-        params: list[Tensor],
-        backward: Callable[[dict[str, Tensor], Tensor], object],
+        backward: Callable[[dict[str, Tensor], Tensor, bool], object],
     ) -> None:
         self.losses = losses
-        self.params = params
         self.backward = backward
-        self.before = self._grad_versions()
         self.done = False
 
     def scalar(self, value: Tensor) -> tuple[Tensor, weakref.ref[DeferredBackward]]:
@@ -61,11 +54,9 @@ class DeferredBackward:
             )
         self.done = True
         losses, self.losses = self.losses, {}
-        self._check_alone(self.before)
+        retain_graph = bool(torch._C._autograd._get_current_graph_task_keep_graph())
         with torch.no_grad():
-            self.backward(losses, cotangent.detach())
-        written = self._grad_versions()
-        _at_the_end(lambda: self._check_alone(written))
+            self.backward(losses, cotangent.detach(), retain_graph)
 
     def _check_reached(self) -> None:
         if not self.done:
@@ -74,20 +65,6 @@ class DeferredBackward:
                 "losses: call backward() without inputs; the gradients are those of the optimizer's parameters that "
                 "require one"
             )
-
-    def _check_alone(self, before: GradVersions) -> None:
-        """Raise if the host's backward pass also adds gradients to ``.grad``: only one of the two would remain."""
-        for then, p in zip(before, self.params, strict=True):
-            g = p.grad
-            # None or zeros: a zero_grad() since join(). A host sync only where something was written at all.
-            if g is not None and then != (id(g), g._version) and bool(g.any()):
-                raise RuntimeError(
-                    "the scalar that join() returned was added to another loss, whose gradients would get lost: put "
-                    "all terms into the mapping that join() is given"
-                )
-
-    def _grad_versions(self) -> GradVersions:
-        return [None if p.grad is None else (id(p.grad), p.grad._version) for p in self.params]
 
 
 def total(losses: Mapping[str, Tensor], like: Tensor) -> Tensor:

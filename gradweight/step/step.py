@@ -17,37 +17,19 @@ from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses, check_losses
 from ..rule import State
-from .grad_watch import GradWatch
+from .grad_watch import GradWatch, added_to
 from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
 from .phase import Phase
 from .plans import AtRepresentation, Outcome, PerLoss, Plan, WeightedSum
+from .progress import Progress
 from .refresh import held_weights
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
 from .step_check import check_scaler, count_steps, says_otherwise
 
-__all__ = ["Phase", "Step"]
-
-
-@dataclass
-class Progress:
-    """What has been gathered since the last ``zero_grad``.
-
-    Args:
-        phase: where the step is.
-        accumulated: averaged per-loss sums over the micro-batches; None if no further one may be added.
-        unsynced: those of this process that were not averaged yet.
-        rule_state: the entries of the rule's state that change if the step is taken.
-        watch: what was written to ``.grad``.
-    """
-
-    phase: Phase = Phase.EMPTY
-    accumulated: AccumulatedGradients | None = None
-    unsynced: AccumulatedGradients | None = None
-    rule_state: State = field(default_factory=dict)
-    watch: GradWatch = field(default_factory=GradWatch)
+__all__ = ["Step"]
 
 
 @dataclass
@@ -106,7 +88,8 @@ class Step:
         joined: bool = False,
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
-        self.clear_if_zeroed()
+        if self.progress.zeroed():
+            self.clear()
         self._check_another(shared is not None)
         params = self.params()
         communicator = self.communicator(params)
@@ -160,7 +143,8 @@ class Step:
                 "join() returns, or zero_grad() if that step is to be left out"
             )
         deferred = DeferredBackward(
-            dict(losses), params, lambda losses, c: self.add(losses, signals, c, shared=shared, joined=True)
+            dict(losses),
+            lambda losses, c, retain: self.add(losses, signals, c, shared=shared, retain_graph=retain, joined=True),
         )
         scalar, self.deferred = deferred.scalar(total(values, params[0]))
         return scalar
@@ -195,8 +179,10 @@ class Step:
         return Combination(new.names, unknown, unknown.expand(len(unknown), -1), unknown)
 
     def _commit(self, outcome: Outcome) -> Combination:
-        """Make the direction the gradient. Nothing here can fail, and nothing before has replaced anything."""
-        for p, grad in zip(outcome.params, outcome.grads, strict=True):
+        """Add the direction to the gradients of others. Nothing before has written to a tensor in ``.grad``."""
+        foreign = self.progress.foreign | self.progress.watch.foreign(outcome.params)
+        grads = added_to(foreign, outcome.params, outcome.grads) if foreign else outcome.grads
+        for p, grad in zip(outcome.params, grads, strict=True):
             p.grad = grad
         self.progress = Progress(
             Phase.READY,
@@ -204,6 +190,7 @@ class Step:
             None,
             outcome.rule_state,
             GradWatch.of(outcome.params, outcome.grads),
+            foreign,
         )
         self.last = outcome.combination
         return outcome.combination
@@ -212,10 +199,11 @@ class Step:
 
     def params(self) -> list[Tensor]:
         """The parameters to differentiate by: those of the base that require a gradient now."""
-        params = [p for group in self.base.param_groups for p in group["params"] if p.requires_grad]
+        # by id: a parameter may be listed twice, and the hash of a tensor is a call in Python
+        params = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
         if not params:
             raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
-        return params
+        return list(params.values())
 
     def communicator(self, params: list[Tensor]) -> Communicator:
         """What the processes that take this step together communicate by."""
@@ -239,23 +227,6 @@ class Step:
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""
         self.progress = Progress()
-
-    def clear_if_zeroed(self) -> None:
-        """Notice that ``model.zero_grad()`` has cleared the gradients behind our back.
-
-        Raises:
-            RuntimeError: other gradients lie there, and no step was taken: they may be meant to replace the sums over
-                micro-batches, or to be forgotten with them.
-        """
-        watch, stepped = self.progress.watch, self.progress.phase is Phase.STEPPED
-        replaced = watch.replaced()
-        if replaced and not stepped and watch.others_nonzero():
-            raise RuntimeError(
-                "other tensors lie in .grad than the last backward() has put there, and no step was taken: call "
-                "zero_grad() to begin anew, or change gradients in place to add up micro-batches"
-            )
-        if replaced or (watch.changed() and (stepped or watch.all_zero())):
-            self.clear()
 
     def check_ready(self, *, closure: bool) -> None:
         """Raise `RuntimeError` if the base must not step yet.

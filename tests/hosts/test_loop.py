@@ -101,6 +101,7 @@ def test_joining_while_another_optimizer_has_a_joined_loss_waiting() -> None:
     for net, its_losses in ((generator, generator_losses), (discriminator, discriminator_losses)):
         opt = wrapped(net)
         found = {name: p.grad.clone() for name, p in net.named_parameters()}
+        opt.zero_grad()
         opt.backward(its_losses(discriminator, real, generator(z)))
         assert_same(found, {name: p.grad for name, p in net.named_parameters()})
 
