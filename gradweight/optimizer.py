@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .combination import Combination
+from .contract.arguments import check_count, check_flag
 from .contract.base import check_base, names_of
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
@@ -117,12 +118,12 @@ class MultiObjectiveGradient(OptimizerWrapper):
         check_base(base)
         group = check_group(process_group, reduce)
         combiner = Combiner(rule)
-        combine = Replay(combiner) if cuda_graphs else combiner
+        combine = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else combiner
         names = names_of(base, params)
         settings = Settings(combiner, combine, names, engine, accumulate, blocks, refresh_every, group, reduce)
         super().__init__(base)
         self.rule = rule
-        self.history: deque[Combination] = deque(maxlen=history)
+        self.history: deque[Combination] = deque(maxlen=check_count("history", history, 0))
         self._step = Step(base, settings)
         if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
             base.param_groups[0].setdefault(STATE_KEY, {})  # distributed checkpoints load what is there already

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Mapping
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
+from .arguments import named_pairs
 from .wrapper import OptimizerWrapper
 
 __all__ = ["check_base", "names_of"]
@@ -43,10 +44,11 @@ def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str
     """The name of each parameter: from ``params`` if given, else as far as ``base`` was built with names.
 
     Raises:
+        TypeError: ``params`` is no mapping and no pairs.
         ValueError: ``params`` lacks a parameter of the base, or gives two of them one name.
     """
     if params is not None:
-        names = {p: name for name, p in (params.items() if isinstance(params, Mapping) else params)}
+        names = {p: name for name, p in named_pairs(params)}
         twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
         if twice:
             raise ValueError(f"params must give every parameter a name of its own; {twice} name several")

@@ -29,7 +29,8 @@ def _missing(name: str) -> Callable[[object], NoReturn]:
         if hasattr(getattr(self, "optimizer", None), "join"):
             message += (
                 ": Accelerate calls backward itself. Write accelerator.backward(opt.join({...})) with your own opt, "
-                "the MultiObjectiveGradient that you gave to prepare(); step() and zero_grad() the prepared one"
+                "the MultiObjectiveGradient that you gave to prepare(); step() and zero_grad() the prepared one. Under "
+                "a Hugging Face Trainer, return opt.join({...}) from compute_loss, with the opt that you gave it"
             )
         raise AttributeError(message)
 

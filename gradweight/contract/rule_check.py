@@ -16,7 +16,6 @@ from ..rule import BY_THEMSELVES, CoordinateRule, Rule, Signals, StatefulRule, c
 
 __all__ = ["call_of", "check_rule_once", "check_state", "signals_for"]
 
-_NAMES = ("a", "b")
 _GRAM = ((2.0, 0.5), (0.5, 1.0))
 _ROWS = ((1.0, 2.0, 3.0), (0.0, -1.0, 1.0))
 
@@ -24,10 +23,10 @@ _ROWS = ((1.0, 2.0, 3.0), (0.0, -1.0, 1.0))
 def check_rule_once(rule: Rule) -> None:
     """Raise unless ``rule`` is called as a rule is, and answers as one where it answers at all.
 
-    It is shown a 1 x 1 and a 2 x 2 Gram matrix (a `CoordinateRule`: one row and two), in float32 on the CPU. What it
-    raises itself is no fault: it may need losses of other names, or more of them. It is copied before, if it can be,
-    so that one which remembers something in itself begins with the first step; torch's random numbers stay where they
-    were.
+    Unless it requires signals from the user, it is shown a 1 x 1 and a 2 x 2 Gram matrix (a `CoordinateRule`: one row
+    and two), in float32 on the CPU. What it raises itself is no fault: it may need losses of other names, or more of
+    them. It is copied before, if it can be, so that one which remembers something in itself begins with the first step;
+    torch's random numbers stay where they were.
 
     Raises:
         TypeError: an aggregator of TorchJD, which takes a Jacobian; parameters that no signal fills; a result that is
@@ -37,6 +36,8 @@ def check_rule_once(rule: Rule) -> None:
     signals = Signals.of(rule)
     _refuse_aggregator(rule)
     _check_signature(rule, signals)
+    if signals.required - BY_THEMSELVES:
+        return  # what they may be is not known: a matrix, say
     probed = getattr(rule, "_torchdynamo_orig_callable", getattr(rule, "_orig_mod", rule))  # compiles nothing
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
@@ -65,10 +66,10 @@ def call_of(rule: Rule) -> Callable[..., Any]:
 
 
 def signals_for(signals: Signals, m: int, like: Tensor) -> dict[str, Any]:
-    """A value for each signal that a rule requires or that is supplied automatically, for m losses."""
+    """A value for each signal that is supplied automatically, of those that the rule knows."""
     steps = torch.arange(1, m + 1, device=like.device)
     automatic = {
-        "names": tuple(_NAMES[i] if i < len(_NAMES) else f"loss {i}" for i in range(m)),
+        "names": tuple(f"loss {i}" for i in range(m)),
         "losses": 0.25 * steps.to(like),
         "step": torch.zeros((), dtype=torch.int64, device=like.device),
         "max_abs": steps.to(like),
@@ -76,8 +77,7 @@ def signals_for(signals: Signals, m: int, like: Tensor) -> dict[str, Any]:
         "offset": 0,
         "reaches": None,
     }
-    own = {name: torch.full_like(like.flatten()[0], 0.5) for name in signals.required - BY_THEMSELVES}
-    return {name: value for name, value in automatic.items() if name in signals.known} | own
+    return {name: value for name, value in automatic.items() if name in signals.known}
 
 
 def check_state(state: object, rule: str, where: str) -> None:

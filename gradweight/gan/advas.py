@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..contract.arguments import check_phi
 from ..gradients.graph import Graph
 from ..gradients.losses import check_losses
 from ._third_derivatives import explanation, layers_that_take_statistics, wrong_kinds
@@ -63,7 +64,7 @@ def advas_penalty(
             normalization with the batch's statistics. Its place in r takes the third derivative of the layer, and
             torch (2.13) takes the statistics in it for constants: no error, wrong numbers. GroupNorm and RMSNorm are
             right, and ``GroupNorm(C, C)`` is InstanceNorm. ``engine="func"`` makes the same check.
-        TypeError: ``engine="func"`` for a loss that is not a function.
+        TypeError: ``engine="func"`` for a loss that is not a function; ``phi`` is no mapping.
         ValueError: a loss that is not scalar or does not depend on ``phi``; a frozen parameter where the loss is not
             a function; an unknown ``engine``.
 
@@ -89,6 +90,7 @@ def advas_penalty(
         Munk, Harvey, Wood. Assisting the Adversary to Improve GAN Training. ICLR 2021 submission,
         arXiv:2010.01274, Eq. 9 and 10; section 5 for the hinge.
     """
+    check_phi(phi)
     if callable(adversary_loss):
         gradient = _gradient(adversary_loss, phi, engine, check)
     elif engine == "func":
@@ -137,6 +139,7 @@ def advas_penalty_half_batches(
     Reference:
         Munk, Harvey, Wood. arXiv:2010.01274, appendix B, has the problem; this estimator is the textbook's.
     """
+    check_phi(phi)
     for name, samples in (("fake", fake), ("real", real)):
         if len(samples) < 2:
             raise ValueError(f"advas_penalty_half_batches needs at least 2 {name} samples; got {len(samples)}")
@@ -182,6 +185,7 @@ def advas_penalty_unbiased(
         Munk, Harvey, Wood. arXiv:2010.01274, appendix B, Eq. 14 to 18. As printed, Eq. 15 and 16 *add* the variance:
         for n = 8, a true value of 3.96 and a biased estimate of 8.4, that gives 74.8. Here it is subtracted.
     """
+    check_phi(phi)
     if len(fake) != len(real) or len(fake) < 2:
         raise ValueError(
             "advas_penalty_unbiased needs as many real samples as fake ones, at least 2; got "

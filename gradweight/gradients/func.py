@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -53,7 +54,7 @@ def _vjp(
     reached: list[list[bool]] = []
 
     def record(inputs: dict[str, Tensor]) -> tuple[tuple[Tensor, ...], list[list[Tensor]]]:
-        values = check_losses(function(dict(inputs)))
+        values = check_losses(_run(function, dict(inputs)))
         graphs = Graph.of_each(list(values.values()))
         if any(graph.reentrant for graph in graphs):
             raise RuntimeError(reentrant_message("engine='func'"))
@@ -71,3 +72,16 @@ def _vjp(
         remaining = iter(tensors)
         rows.append([next(remaining) if hit else None for hit in mask])
     return names, [value.detach() for value in values], rows
+
+
+def _run(function: Callable[[dict[str, Tensor]], Mapping[str, Tensor]], inputs: dict[str, Tensor]) -> Any:
+    try:
+        return function(inputs)
+    except RuntimeError as error:
+        if "mutate a captured Tensor" not in str(error):
+            raise
+        raise RuntimeError(
+            "a loss that is a function writes to a tensor outside, as batch normalization writes its running "
+            "statistics in training mode: pass engine='autograd' to MultiObjectiveGradient, or put the module into "
+            "eval(), or build it with track_running_stats=False"
+        ) from error

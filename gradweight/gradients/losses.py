@@ -17,6 +17,9 @@ Losses: TypeAlias = (
 )
 
 
+_LEAVE_OUT = "leave it out of the mapping if this step has no such loss"
+
+
 def evaluate(losses: Losses, params: Sequence[Tensor], names: Sequence[str] | None) -> dict[str, Tensor]:
     """The losses as tensors with their graphs, functions called with the parameters themselves."""
     if are_functions(losses):
@@ -35,8 +38,8 @@ def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor
         if not isinstance(name, str):
             raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
         if not isinstance(loss, Tensor):
-            hint = " (a loss that this process does not have needs a process_group of several)" if loss is None else ""
-            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}{hint}")
+            hint = "; None is for a loss that another process of a process_group has" if loss is None else ""
+            raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}: {_LEAVE_OUT}{hint}")
         if loss.numel() != 1:
             raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
         if not loss.is_floating_point():
@@ -44,7 +47,7 @@ def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor
         if with_graph and not loss.requires_grad:
             raise ValueError(
                 f"the loss {name!r} has no graph (requires_grad is False): it was detached, computed under no_grad, "
-                "or depends on no parameter"
+                f"or depends on no parameter: {_LEAVE_OUT}"
             )
     return dict(losses)
 

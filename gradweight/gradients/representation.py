@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..contract.arguments import tensors_of
 from ..linalg.rows import Row
 from .autograd import cotangent_of, dense
 from .graph import Graph, are_sharded, edge_of, retain_graphs
@@ -65,9 +66,9 @@ def at_representation(
             both before and after the shared tensors, whose gradient could not be told apart.
     """
     values = check_losses(losses)
-    shared = [features] if isinstance(features, Tensor) else list(features)
+    shared = tensors_of(features)
     for tensor in shared:
-        if not isinstance(tensor, Tensor) or tensor.grad_fn is None:
+        if tensor.grad_fn is None:
             raise ValueError("shared= needs tensors computed from the parameters, with a graph; got one without")
     edges = [edge_of(tensor) for tensor in shared]
     for index, tensor in enumerate(shared):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from numbers import Integral, Real
 from typing import Any, overload
 
 from ..rule import Array, array_namespace
@@ -17,24 +18,69 @@ _COME_AND_GO = ("AdvAs", "VQGANWeight")
 """The rules one of whose losses may be declared as one that comes and goes."""
 
 
-def check_range(rule: str, what: str, value: Any, low: float, high: float = math.inf) -> None:
-    """Raise `ValueError` unless ``low <= value <= high`` and value is finite."""
-    if not (low <= value <= high and math.isfinite(value)):
-        bound = f">= {low} and finite" if math.isinf(high) else f"in [{low}, {high}]"
+def check_number(rule: str, what: str, value: Any) -> None:
+    """Raise `TypeError` unless value is a real number."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{rule} needs {what} to be a number; got {value!r}")
+
+
+def check_range(
+    rule: str, what: str, value: Any, low: float, high: float = math.inf, *, open_low: bool = False, below: bool = False
+) -> None:
+    """Raise unless ``low <= value <= high`` and value is a finite number.
+
+    Args:
+        rule: whose argument it is.
+        what: the argument.
+        value: what was given.
+        low: the least that it may be.
+        high: the most that it may be.
+        open_low: it must be above ``low``.
+        below: it must be below ``high``.
+    """
+    check_number(rule, what, value)
+    inside = (low < value if open_low else low <= value) and (value < high if below else value <= high)
+    if not (inside and math.isfinite(value)):
+        interval = f"in {'(' if open_low else '['}{low}, {high}{')' if below else ']'}"
+        bound = f"{'>' if open_low else '>='} {low} and finite" if math.isinf(high) else interval
         raise ValueError(f"{rule} needs {what} {bound}; got {value}")
 
 
 def check_positive(rule: str, what: str, value: float) -> None:
-    """Raise `ValueError` unless value is finite and above 0."""
-    if not (value > 0 and math.isfinite(value)):
-        raise ValueError(f"{rule} needs {what} > 0 and finite; got {value}")
+    """Raise unless value is a finite number above 0."""
+    check_range(rule, what, value, 0, open_low=True)
+
+
+def check_whole(rule: str, what: str, value: Any, low: int) -> None:
+    """Raise unless value is an int of at least ``low``."""
+    if isinstance(value, bool) or not isinstance(value, Integral):
+        raise TypeError(f"{rule} needs {what} to be an int; got {value!r}")
+    if value < low:
+        raise ValueError(f"{rule} needs {what} >= {low}; got {value}")
+
+
+def check_table(rule: str, what: str, table: object, *, optional: bool = True) -> None:
+    """Raise unless this is a mapping name -> finite number, or None if that may be."""
+    if table is None and optional:
+        return
+    if not isinstance(table, Mapping):
+        raise TypeError(
+            f"{rule} needs {what} as a mapping from the losses' names to numbers, such as "
+            f'{{"a": 1.0, "b": 2.0}}; got {table!r}'
+        )
+    for name, value in table.items():
+        check_number(rule, f"{what} for {name!r}", value)
+        if not math.isfinite(value):
+            raise ValueError(f"{rule} needs finite {what}; got {value} for {name!r}")
 
 
 def check_nonnegative(rule: str, what: str, table: Mapping[str, float] | None) -> None:
-    """Raise `ValueError` unless every entry is finite and at least 0."""
-    for name, value in (table or {}).items():
+    """Raise unless this is None, or a mapping from names to finite numbers of at least 0."""
+    for name, value in table.items() if isinstance(table, Mapping) else ():
+        check_number(rule, f"{what} for {name!r}", value)
         if not (value >= 0 and math.isfinite(value)):
             raise ValueError(f"{rule} needs {what} >= 0 and finite; got {value} for {name!r}")
+    check_table(rule, what, table)
 
 
 def by_name(

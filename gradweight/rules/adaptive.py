@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
 from ..rule import Array, array_namespace
-from ._arguments import position
+from ._arguments import check_range, position
 from ._solvers.correlations import inverse_norms
 from ._solvers.rounding import opposed
 
@@ -48,7 +47,7 @@ class AdaptiveWeights:
 
     Args:
         alpha1: mean real score below which the real loss is favoured, in [0, 1].
-        alpha2: mean real score above which the fake loss is favoured, in [0, 1].
+        alpha2: mean real score above which the fake loss is favoured, in [alpha1, 1].
         delta: how far the real score may lie below the fake score, >= 0.
         epsilon: added to both weights, >= 0.
         normalized: True for Algorithm 1, False for Algorithm 2.
@@ -91,11 +90,13 @@ class AdaptiveWeights:
 
     def __post_init__(self) -> None:
         for field in ("alpha1", "alpha2"):
-            if not 0 <= getattr(self, field) <= 1:
-                raise ValueError(f"AdaptiveWeights needs {field} in [0, 1], a probability; got {getattr(self, field)}")
+            check_range("AdaptiveWeights", field, getattr(self, field), 0, 1)
+        if self.alpha1 > self.alpha2:
+            raise ValueError(
+                f"AdaptiveWeights needs alpha1 <= alpha2, or its cases overlap; got {self.alpha1} and {self.alpha2}"
+            )
         for field in ("delta", "epsilon"):
-            if not (getattr(self, field) >= 0 and math.isfinite(getattr(self, field))):
-                raise ValueError(f"AdaptiveWeights needs {field} >= 0 and finite; got {getattr(self, field)}")
+            check_range("AdaptiveWeights", field, getattr(self, field), 0)
         if self.epsilon_mode not in ("absolute", "relative"):
             raise ValueError(f"AdaptiveWeights needs epsilon_mode 'absolute' or 'relative'; got {self.epsilon_mode!r}")
         if self.real == self.fake:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._arguments import check_range
 from ._solvers.arrays import at_least, matvec
 from ._solvers.ball import best_near, inverse_root
 from ._solvers.correlations import correlations, inverse_norms
@@ -54,8 +54,7 @@ class CAGrad:
     c: float = 0.5
 
     def __post_init__(self) -> None:
-        if not (math.isfinite(self.c) and self.c >= 0):
-            raise ValueError(f"CAGrad needs a finite c of at least 0; got {self.c}")
+        check_range("CAGrad", "c", self.c, 0)
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)

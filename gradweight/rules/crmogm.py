@@ -74,7 +74,7 @@ class CRMOGM:
                 f"CRMOGM needs a rule of the Gram matrix, the losses and what the user passes; "
                 f"{type(self.rule).__name__} needs {needed} of the gradients"
             )
-        check_range("CRMOGM", "alpha", self.alpha, 0, 1)
+        check_range("CRMOGM", "alpha", self.alpha, 0, 1, below=True)
 
     @property
     def needs_gradients(self) -> bool:

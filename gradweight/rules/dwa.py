@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
+from ._arguments import check_positive, check_whole
 from ._shares import has_gradient, softmax
 from ._solvers.arrays import at_least
 
@@ -51,10 +52,8 @@ class DWA:
     period: int = 1
 
     def __post_init__(self) -> None:
-        if not (self.temperature > 0 and self.period >= 1):
-            raise ValueError(
-                f"DWA needs temperature > 0 and period >= 1; got temperature={self.temperature}, period={self.period}"
-            )
+        check_positive("DWA", "temperature", self.temperature)
+        check_whole("DWA", "period", self.period, 1)
 
     def init(self, gram: Array) -> State:
         zero = 0 * array_namespace(gram).linalg.diagonal(gram)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._arguments import check_range
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.fairness import fair_coordinates
 from .nash import NashMTL
@@ -51,8 +52,7 @@ class FairGrad:
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
-        if not 0.2 <= self.alpha <= 10:
-            raise ValueError(f"FairGrad needs alpha between 0.2 and 10; got {self.alpha}")
+        check_range("FairGrad", "alpha", self.alpha, 0.2, 10)
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         if self.alpha == 1:

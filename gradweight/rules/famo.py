@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -62,6 +63,7 @@ class FAMO:
     def __post_init__(self) -> None:
         check_range("FAMO", "beta", self.beta, 0)
         check_range("FAMO", "gamma", self.gamma, 0)
+        check_range("FAMO", "minimum", self.minimum, -math.inf)
 
     def init(self, gram: Array) -> State:
         zero = 0 * array_namespace(gram).linalg.diagonal(gram)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from ..rule import Array, array_namespace
-from ._arguments import by_name, check_nonnegative
+from ._arguments import by_name, check_nonnegative, check_whole
 from ._solvers.draws import uniforms
 
 
@@ -52,6 +52,7 @@ class GradDrop:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_whole("GradDrop", "seed", self.seed, 0)
         check_nonnegative("GradDrop", "leaks", self.leak)
         for name, value in (self.leak or {}).items():
             if value > 1:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._arguments import check_range
+from ._arguments import check_range, check_whole
 from ._solvers.arrays import at_least, at_most, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
@@ -60,6 +60,7 @@ class GradVac:
     seed: int = 0
 
     def __post_init__(self) -> None:
+        check_whole("GradVac", "seed", self.seed, 0)
         check_range("GradVac", "beta", self.beta, 0, 1)
 
     def init(self, gram: Array) -> State:

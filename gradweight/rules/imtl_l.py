@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._arguments import check_range
+from ._arguments import check_number, check_range
 from ._shares import followed, has_gradient
 
 
@@ -55,6 +55,7 @@ class IMTLL:
     initial: float = 1.0
 
     def __post_init__(self) -> None:
+        check_number("IMTLL", "lr", self.lr)
         if not self.lr > 0:
             raise ValueError(f"IMTLL needs lr > 0; got {self.lr}")
         check_range("IMTLL", "initial", self.initial, math.ulp(0))

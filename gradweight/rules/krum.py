@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._arguments import check_whole
 from ._shares import has_gradient
 from ._solvers.arrays import at_least, at_most, like
 
@@ -47,10 +48,8 @@ class Krum:
     select: int = 1
 
     def __post_init__(self) -> None:
-        if self.byzantine < 0 or self.select < 1:
-            raise ValueError(
-                f"Krum needs byzantine >= 0 and select >= 1; got byzantine={self.byzantine}, select={self.select}"
-            )
+        check_whole("Krum", "byzantine", self.byzantine, 0)
+        check_whole("Krum", "select", self.select, 1)
 
     def __call__(self, gram: Array, /) -> Array:
         xp = array_namespace(gram)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._arguments import by_name, check_nonnegative, check_range
+from ._arguments import by_name, check_nonnegative, check_positive, check_range
 from ._shares import mean
 from ._solvers.correlations import inverse_norms
 
@@ -53,8 +53,8 @@ class NormBalance:
 
     def __post_init__(self) -> None:
         check_nonnegative("NormBalance", "shares", self.shares)
-        check_range("NormBalance", "norm", self.norm, 0)
-        check_range("NormBalance", "beta", self.beta, 0, 1)
+        check_positive("NormBalance", "norm", self.norm)
+        check_range("NormBalance", "beta", self.beta, 0, 1, below=True)
 
     def init(self, gram: Array) -> State:
         zero = 0 * array_namespace(gram).linalg.diagonal(gram)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
+from ._arguments import check_whole
 from ._solvers.arrays import at_most, counting, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
@@ -46,6 +47,9 @@ class PCGrad:
     faster_on_numpy_from: ClassVar[int] = 1
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("PCGrad", "seed", self.seed, 0)
 
     def __call__(self, gram: Array, /, *, step: Array) -> Array:
         xp = array_namespace(gram)

@@ -52,7 +52,7 @@ class PINNAnnealing:
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range("PINNAnnealing", "alpha", self.alpha, 0, 1)
+        check_range("PINNAnnealing", "alpha", self.alpha, 0, 1, open_low=True)
 
     def init(self, gram: Array) -> State:
         return {"weights": 0 * array_namespace(gram).linalg.diagonal(gram) + 1}
@@ -105,7 +105,7 @@ class PINNNormAnnealing:
     alpha: float = 0.1
 
     def __post_init__(self) -> None:
-        check_range("PINNNormAnnealing", "alpha", self.alpha, 0, 1)
+        check_range("PINNNormAnnealing", "alpha", self.alpha, 0, 1, open_low=True)
 
     def init(self, gram: Array) -> State:
         return {"weights": 0 * array_namespace(gram).linalg.diagonal(gram) + 1}

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array
+from ._arguments import check_whole
 from ._shares import has_gradient, softmax
 from ._solvers.draws import normals
 
@@ -38,6 +39,9 @@ class Random:
     faster_on_numpy_from: ClassVar[int] = 1
 
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_whole("Random", "seed", self.seed, 0)
 
     def __call__(self, gram: Array, /, *, step: Array) -> Array:
         return softmax(normals(self.seed, step, tuple(gram.shape[-1:]), gram), has_gradient(gram))

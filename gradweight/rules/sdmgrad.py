@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, Names, State, array_namespace
-from ._arguments import check_positive, check_range
+from ._arguments import check_positive, check_range, check_whole
 from ._solvers.arrays import at_least
 from ._solvers.correlations import inverse_norms
 from ._solvers.simplex import equal_shares, projected_descent, simplex_projection
@@ -66,10 +66,8 @@ class SDMGrad:
     def __post_init__(self) -> None:
         check_range("SDMGrad", "lam", self.lam, 0)
         check_positive("SDMGrad", "lr", self.lr)
-        if not 0 <= self.momentum < 1:
-            raise ValueError(f"SDMGrad needs momentum in [0, 1); got {self.momentum}")
-        if self.iterations < 1:
-            raise ValueError(f"SDMGrad needs at least 1 iteration; got {self.iterations}")
+        check_range("SDMGrad", "momentum", self.momentum, 0, 1, below=True)
+        check_whole("SDMGrad", "iterations", self.iterations, 1)
 
     def init(self, gram: Array) -> State:
         return equal_shares(gram)

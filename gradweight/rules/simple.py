@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._arguments import by_name
+from ._arguments import by_name, check_table
 from ._shares import has_gradient
 from ._solvers.arrays import at_least
 
@@ -77,9 +76,7 @@ class Constant:
     weights: Mapping[str, float] = field(hash=False)
 
     def __post_init__(self) -> None:
-        for name, weight in self.weights.items():
-            if not math.isfinite(weight):
-                raise ValueError(f"Constant needs finite weights; got {weight} for {name!r}")
+        check_table("Constant", "weights", self.weights, optional=False)
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         active = has_gradient(gram)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._arguments import by_name, check_nonnegative
+from ._arguments import by_name, check_nonnegative, check_positive, check_table
 from ._shares import has_gradient, softmax
 from ._solvers.arrays import at_least
 
@@ -53,8 +53,8 @@ class SmoothTchebycheff:
 
     def __post_init__(self) -> None:
         check_nonnegative("SmoothTchebycheff", "preferences", self.preference)
-        if not self.mu > 0:
-            raise ValueError(f"SmoothTchebycheff needs mu > 0; got {self.mu}")
+        check_table("SmoothTchebycheff", "ideal", self.ideal)
+        check_positive("SmoothTchebycheff", "mu", self.mu)
 
     def __call__(self, gram: Array, /, *, losses: Array, names: tuple[str, ...] | None = None) -> Array:
         xp = array_namespace(gram)

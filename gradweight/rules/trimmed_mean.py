@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass
 
 from ..rule import Array, array_namespace
+from ._arguments import check_whole
 from ._solvers.arrays import at_least, like
 
 
@@ -39,8 +40,7 @@ class TrimmedMean:
     trim: int = 1
 
     def __post_init__(self) -> None:
-        if self.trim < 0:
-            raise ValueError(f"TrimmedMean needs trim >= 0; got {self.trim}")
+        check_whole("TrimmedMean", "trim", self.trim, 0)
 
     def combine(self, rows: Array, /, *, reaches: Array | None = None) -> Array:
         xp = array_namespace(rows)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
-from ._arguments import check_range
+from ._arguments import check_positive, check_range
 from ._shares import followed, has_gradient
 
 
@@ -56,7 +56,7 @@ class Uncertainty:
     initial: float = 1.0
 
     def __post_init__(self) -> None:
-        check_range("Uncertainty", "lr", self.lr, 0)
+        check_positive("Uncertainty", "lr", self.lr)
         check_range("Uncertainty", "initial", self.initial, math.ulp(0))
 
     def init(self, gram: Array) -> State:

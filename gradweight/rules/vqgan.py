@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, array_namespace
-from ._arguments import check_range, position
+from ._arguments import check_positive, check_range, position
 from ._solvers.arrays import at_most
 from ._solvers.correlations import inverse_norms
 
@@ -58,7 +58,7 @@ class VQGANWeight:
 
     def __post_init__(self) -> None:
         check_range("VQGANWeight", "factor", self.factor, 0)
-        check_range("VQGANWeight", "most", self.most, 0)
+        check_positive("VQGANWeight", "most", self.most)
         if self.reconstruction == self.adversarial:
             raise ValueError(f"VQGANWeight needs two losses; both are named {self.adversarial!r}")
 

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..contract.arguments import check_count, check_flag
 from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
@@ -45,8 +46,8 @@ class Settings:
         if self.engine not in ENGINES:
             raise ValueError(f"engine must be one of {list(ENGINES)}; got {self.engine!r}")
         check_blocks(self.blocks)
-        if self.refresh_every < 1:
-            raise ValueError(f"refresh_every must be at least 1; got {self.refresh_every}")
+        check_count("refresh_every", self.refresh_every, 1)
+        check_flag("accumulate", self.accumulate)
         rule = self.combiner.rule
         check_rule_once(rule)
         if self.refresh_every > 1 and (self.blocks is not None or isinstance(rule, CoordinateRule)):

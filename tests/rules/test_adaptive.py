@@ -69,13 +69,13 @@ def ask(rule: AdaptiveWeights, gram: np.ndarray, s_r: float, s_f: float) -> np.n
     pair=pairs(),
     s_r=st.floats(0, 1),
     s_f=st.floats(0, 1),
-    alpha1=st.floats(0, 1),
-    alpha2=st.floats(0, 1),
+    alphas=st.tuples(st.floats(0, 1), st.floats(0, 1)).map(sorted),
     delta=st.floats(0, 1),
     epsilon=st.floats(0, 1),
 )
-def test_is_the_paper_s_algorithm(normalized, algorithm, pair: Pair, s_r, s_f, **hyperparameters: float) -> None:
+def test_is_the_paper_s_algorithm(normalized, algorithm, pair: Pair, s_r, s_f, alphas, **others: float) -> None:
     gram = pair.rows @ pair.rows.T
+    hyperparameters = others | {"alpha1": alphas[0], "alpha2": alphas[1]}
     rule = AdaptiveWeights(**hyperparameters, normalized=normalized)
     _, w_r, w_f = algorithm(gram[0, 0], gram[0, 1], gram[1, 1], s_r, s_f, **hyperparameters)
     # the cosine is clipped to [-1, 1], where dividing by the norms one after the other may exceed it by an eps or two
@@ -99,7 +99,7 @@ def nearby(x: float) -> tuple[float, float, float]:
 
 @ALGORITHMS
 @pytest.mark.parametrize("gram", [OBTUSE, RIGHT, ACUTE], ids=["obtuse", "right", "acute"])
-@pytest.mark.parametrize(("alpha1", "alpha2"), [(0.5, 0.75), (0.75, 0.5), (0.0, 1.0)])
+@pytest.mark.parametrize(("alpha1", "alpha2"), [(0.5, 0.75), (0.5, 0.5), (0.0, 1.0)])
 @pytest.mark.parametrize("s_f", [0.0, 0.3, 0.55, 0.7, 0.8, 0.85, 1.0])
 def test_scores_on_the_thresholds(normalized, algorithm, gram, alpha1, alpha2, s_f) -> None:
     """Strict is strict: exactly on, one float below and one float above alpha1, alpha2 and s_f - delta."""
@@ -252,9 +252,9 @@ def test_names_of_the_two_losses() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"alpha1": -0.1}, r"AdaptiveWeights needs alpha1 in \[0, 1\], a probability; got -0.1"),
-        ({"alpha2": 1.5}, r"AdaptiveWeights needs alpha2 in \[0, 1\], a probability; got 1.5"),
-        ({"alpha1": math.nan}, r"AdaptiveWeights needs alpha1 in \[0, 1\], a probability; got nan"),
+        ({"alpha1": -0.1}, r"AdaptiveWeights needs alpha1 in \[0, 1\]; got -0.1"),
+        ({"alpha2": 1.5}, r"AdaptiveWeights needs alpha2 in \[0, 1\]; got 1.5"),
+        ({"alpha1": math.nan}, r"AdaptiveWeights needs alpha1 in \[0, 1\]; got nan"),
         ({"delta": -1.0}, "AdaptiveWeights needs delta >= 0 and finite; got -1.0"),
         ({"epsilon": -0.05}, "AdaptiveWeights needs epsilon >= 0 and finite; got -0.05"),
         ({"epsilon": math.inf}, "AdaptiveWeights needs epsilon >= 0 and finite; got inf"),

@@ -146,5 +146,5 @@ def test_forward_mode_differentiation_agrees_with_reverse(m: int) -> None:
 
 
 def test_errors() -> None:
-    with pytest.raises(ValueError, match=r"finite c of at least 0; got -0\.1"):
+    with pytest.raises(ValueError, match=r"CAGrad needs c >= 0 and finite; got -0\.1"):
         CAGrad(-0.1)

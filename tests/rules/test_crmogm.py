@@ -61,7 +61,7 @@ def test_draws_change_with_the_step_under_the_wrapper():
 def test_errors():
     with pytest.raises(TypeError, match="CRMOGM needs a rule that returns weights; TrimmedMean acts on coordinates"):
         CRMOGM(TrimmedMean())
-    with pytest.raises(ValueError, match=r"CRMOGM needs alpha in \[0, 1\]; got -1"):
+    with pytest.raises(ValueError, match=r"CRMOGM needs alpha in \[0, 1\); got -1"):
         CRMOGM(AngleBisector(), alpha=-1)
     rule = CRMOGM(AdaptiveWeights())
     with pytest.raises(TypeError, match="AdaptiveWeights needs the signal 'fake_score'"):

@@ -27,5 +27,5 @@ def test_zero_gradients_are_left_out_of_the_softmax():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="DWA needs temperature > 0 and period >= 1; got temperature=0"):
+    with pytest.raises(ValueError, match="DWA needs temperature > 0 and finite; got 0"):
         DWA(0)

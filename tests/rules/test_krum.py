@@ -45,5 +45,5 @@ def test_fewer_gradients_than_places():
 def test_errors():
     with pytest.raises(ValueError, match=r"Krum\(byzantine=2, select=1\) needs 5 losses; got 4"):
         Krum(2)(np.eye(4))
-    with pytest.raises(ValueError, match="Krum needs byzantine >= 0 and select >= 1; got byzantine=-1"):
+    with pytest.raises(ValueError, match="Krum needs byzantine >= 0; got -1"):
         Krum(-1)

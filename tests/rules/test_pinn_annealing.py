@@ -97,7 +97,7 @@ def test_errors():
         PINNAnnealing("pde").update(
             np.eye(1), {"weights": np.ones(1)}, names=("a",), max_abs=np.ones(1), mean_abs=np.ones(1)
         )
-    with pytest.raises(ValueError, match=r"PINNAnnealing needs alpha in \[0, 1\]; got 2"):
+    with pytest.raises(ValueError, match=r"PINNAnnealing needs alpha in \(0, 1\]; got 2"):
         PINNAnnealing(alpha=2)
     with pytest.raises(ValueError, match="PINNNormAnnealing needs the loss 'pde'"):
         PINNNormAnnealing("pde").update(np.eye(1), {"weights": np.ones(1)}, names=("a",))

@@ -41,7 +41,7 @@ def test_the_scale_of_gradients_does_not_matter_to_sdmgrad() -> None:
         ({"lam": -1.0}, "SDMGrad needs lam >= 0 and finite; got"),
         ({"lr": 0.0}, "SDMGrad needs lr > 0 and finite; got"),
         ({"momentum": 1.0}, "momentum in"),
-        ({"iterations": 0}, "at least 1 iteration; got"),
+        ({"iterations": 0}, "SDMGrad needs iterations >= 1; got"),
     ],
 )
 def test_errors(arguments: dict[str, float], message: str) -> None:

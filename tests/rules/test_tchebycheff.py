@@ -35,7 +35,7 @@ def test_large_losses_do_not_overflow():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="SmoothTchebycheff needs mu > 0; got 0"):
+    with pytest.raises(ValueError, match="SmoothTchebycheff needs mu > 0 and finite; got 0"):
         SmoothTchebycheff(mu=0)
     with pytest.raises(ValueError, match="SmoothTchebycheff needs preferences >= 0 and finite; got -1 for 'a'"):
         SmoothTchebycheff({"a": -1})

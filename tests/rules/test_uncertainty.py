@@ -36,7 +36,7 @@ def test_zero_gradients_wait_and_negative_losses_stay_finite():
 
 
 def test_errors():
-    with pytest.raises(ValueError, match="Uncertainty needs lr >= 0"):
+    with pytest.raises(ValueError, match="Uncertainty needs lr > 0"):
         Uncertainty(-1.0)
     with pytest.raises(ValueError, match="Uncertainty needs initial"):
         Uncertainty(initial=0.0)
