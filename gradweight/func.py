@@ -128,7 +128,7 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
             if stateful:
                 weights, state = rule.update(matrix, rule.init(matrix) if state is None else state, **given)  # type: ignore[union-attr]
             else:
-                weights = rule(matrix, **given)  # type: ignore[operator]
+                weights = rule(matrix, **given)  # type: ignore[operator,assignment]
             check_weights(weights, declared.rule, matrix)
             weights = torch.where(finite, weights, torch.nan)
             combined = [_weighted_sum(weights, tensors) for tensors in zip(*rows, strict=True)]

@@ -19,6 +19,7 @@ from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
 from .contract.wrapper import OptimizerWrapper
 from .distributed import Reduce, check_group
+from .gradients.engines import Engine
 from .gradients.losses import Losses
 from .rule import Rule, StatefulRule
 from .step.blocks import Blocks
@@ -105,7 +106,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         base: Optimizer,
         rule: Rule,
         *,
-        engine: str = "auto",
+        engine: Engine = "auto",
         params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None = None,
         accumulate: bool = True,
         blocks: Blocks = None,

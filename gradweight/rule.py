@@ -100,7 +100,15 @@ class CoordinateRule(Protocol):
         """The direction of one parameter from its m gradients (zeros where a loss does not reach it)."""
 
 
-Rule: TypeAlias = Callable[..., Array] | StatefulRule | CoordinateRule
+class Weights(Protocol):
+    """What a rule returns, as far as a type checker is asked: a class that is called returns an instance, no array."""
+
+    @property
+    def shape(self) -> Any:
+        """(m,)."""
+
+
+Rule: TypeAlias = Callable[..., Weights] | StatefulRule | CoordinateRule
 
 
 def array_namespace(array: Array) -> Any:

@@ -9,7 +9,7 @@ from .manifold import precision_recall
 from .metrics import high_quality_share, mode_kl, modes_covered
 from .penalties import gradient_penalty, r1_penalty, r2_penalty
 from .relativistic import Relativistic
-from .scores import critic_scores, probability_scores
+from .scores import Scores, critic_scores, probability_scores
 from .wasserstein import sliced_wasserstein
 
 __all__ = [
@@ -19,6 +19,7 @@ __all__ = [
     "LeastSquares",
     "PerSampleLoss",
     "Relativistic",
+    "Scores",
     "Vanilla",
     "Wasserstein",
     "advas_penalty",

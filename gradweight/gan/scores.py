@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from typing_extensions import TypedDict
 
-__all__ = ["critic_scores", "probability_scores"]
+__all__ = ["Scores", "critic_scores", "probability_scores"]
+
+
+class Scores(TypedDict, closed=True):
+    """The signals of `gradweight.rules.AdaptiveWeights`, each 0-dim and in [0, 1]."""
+
+    real_score: Tensor
+    fake_score: Tensor
 
 
 @torch.no_grad()
-def probability_scores(real_logits: Tensor, fake_logits: Tensor, *, sign: int = 1) -> dict[str, Tensor]:
+def probability_scores(real_logits: Tensor, fake_logits: Tensor, *, sign: int = 1) -> Scores:
     """Mean probabilities of "real", as the signals that `backward` passes on.
 
     ``real_score = mean sigmoid(sign * s(x))``, ``fake_score = mean sigmoid(sign * s(G(z)))``, each 0-dim, in [0, 1],
@@ -39,7 +47,7 @@ def probability_scores(real_logits: Tensor, fake_logits: Tensor, *, sign: int = 
 
 
 @torch.no_grad()
-def critic_scores(real_scores: Tensor, fake_scores: Tensor, *, sign: int = 1) -> dict[str, Tensor]:
+def critic_scores(real_scores: Tensor, fake_scores: Tensor, *, sign: int = 1) -> Scores:
     """How often a critic ranks a real sample above a fake one, as the signals that `backward` passes on.
 
     ``real_score = P(c_r > c_f) + P(c_r = c_f) / 2`` over all pairs of the batch (the area under the ROC curve), and

@@ -24,6 +24,7 @@ graphs of all the other losses, which nearly doubles a step where two losses hav
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
@@ -37,9 +38,10 @@ from .hooks import by_hooks
 from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
 from .results import Gradients
 
-__all__ = ["ENGINES", "loss_gradients"]
+__all__ = ["ENGINES", "Engine", "loss_gradients"]
 
-ENGINES = ("auto", "autograd", "batched", "func", "hooks")
+Engine: TypeAlias = Literal["auto", "autograd", "batched", "func", "hooks"]
+ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
 def loss_gradients(
@@ -47,7 +49,7 @@ def loss_gradients(
     params: Sequence[Tensor],
     *,
     names: Sequence[str] | None,
-    engine: str,
+    engine: Engine,
     scale: Tensor | None = None,
     retain_graph: bool = False,
     auto: AutoEngine | None = None,

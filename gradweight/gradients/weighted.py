@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.rows import Row
-from .engines import loss_gradients
+from .engines import Engine, loss_gradients
 from .graph import Graph, check_reached
 
 __all__ = ["weighted_gradient"]
@@ -19,7 +19,7 @@ def weighted_gradient(
     weights: Tensor,
     params: Sequence[Tensor],
     *,
-    engine: str,
+    engine: Engine,
     scale: Tensor | None,
     retain_graph: bool,
 ) -> Row:

@@ -10,7 +10,7 @@ from ..contract.arguments import check_count, check_flag
 from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
-from ..gradients.engines import ENGINES
+from ..gradients.engines import ENGINES, Engine
 from ..rule import CoordinateRule
 from .blocks import Blocks, check_blocks
 from .combiner import Combiner
@@ -34,7 +34,7 @@ class Settings:
     combiner: Combiner
     combine: Combine
     names: dict[Tensor, str]
-    engine: str
+    engine: Engine
     accumulate: bool
     blocks: Blocks
     refresh_every: int
