@@ -58,7 +58,10 @@ def test_nothing_is_read(claims):
     with FakeTensorMode():
         training = Training(claims, "cpu")
         training.step()
+        training.opt.zero_grad()
         training.step()  # from now on there is a state of the rule
+        training.opt.zero_grad()
+        training.backward()
         seen = training.backward()  # and a second micro-batch
         m = len(training.names)
         assert seen.weights.shape == (m,)
@@ -74,6 +77,8 @@ def test_nothing_synchronises_on_cuda(claims):
     try:
         for _ in range(2):
             seen = training.step()
+            training.opt.zero_grad()
+            training.backward()
             training.backward()
     finally:
         torch.cuda.set_sync_debug_mode("default")

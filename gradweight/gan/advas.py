@@ -251,7 +251,7 @@ def _gradient_of_terms(terms: Tensor | Mapping[str, Tensor], phi: Params, check:
             "leave them out of phi, or pass a function of phi, which differentiates by frozen parameters too"
         )
     leaves = {id(p) for p in phi.values()}
-    fixed = [v for v in values.values() if not alone and Graph.of(v).leaves <= leaves]
+    fixed = [v for v in values.values() if not alone and Graph.of(v).leaves.keys() <= leaves]
     attached = [v for v in values.values() if not any(v is w for w in fixed)]
     sums = [torch.stack([v.reshape(()) for v in part]).sum() for part in (fixed, attached) if part]
     keep = [graph.shared for graph in Graph.of_each(sums)]

@@ -1,7 +1,7 @@
 """Per-loss gradients: from named losses to one row each, by one of four engines.
 
 - `autograd`: one `torch.autograd.grad` per loss. It traverses only what that loss depends on, and each graph is freed
-  as soon as no later loss needs it.
+  as soon as no later loss needs it. What a custom function writes to ``.grad`` in its backward is added.
 - `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
   function that returns several losses, one forward and backward after the other for separate functions.
 - `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
@@ -35,6 +35,7 @@ from .batched import by_batched
 from .func import by_func
 from .graph import Graph, are_sharded, check_nonempty, check_reached
 from .hooks import by_hooks
+from .inner import by_autograd_with_inner
 from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
 from .results import Gradients
 
@@ -95,15 +96,18 @@ def loss_gradients(
     rows: Iterable[Row] | None = None
     if engine == "auto":
         engine = "hooks" if sharded or any(graph.reentrant for graph in graphs) else "autograd"
-        if auto is not None and engine == "autograd":
+        if auto is not None and engine == "autograd" and not any(graph.custom for graph in graphs):
             rows = auto.batched_rows(values, graphs, params, retain_graph, scale)
             engine = "autograd" if rows is None else "batched"
     if auto is not None:
         auto.used = engine
     if rows is None:
         retain = [retain_graph or graph.shared for graph in graphs]
-        differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]
-        rows = differentiate(list(values.values()), params, retain, scale)
+        if engine == "autograd" and any(graph.custom for graph in graphs):
+            rows = by_autograd_with_inner(list(values.values()), params, graphs, retain, scale)
+        else:
+            differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]
+            rows = differentiate(list(values.values()), params, retain, scale)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], _nonempty(values, rows))
 
 

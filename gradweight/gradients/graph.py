@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from torch import Tensor
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from ..linalg.layout import is_sharded
@@ -41,15 +42,17 @@ class Graph:
     """What a loss depends on: the nodes of its graph, and the ids of the leaves that it reaches.
 
     Args:
-        nodes, leaves: as far as the walk went.
+        nodes, leaves: as far as the walk went; the leaves by id.
         reentrant: whether a reentrant checkpoint is among the nodes.
+        custom: whether a function written in Python is, whose backward may walk graphs of its own.
         shared: whether the walk stopped short at a node that it was told to stop at.
         met: the tensors that it was told to stop at, and did.
     """
 
     nodes: set[Node]
-    leaves: set[int]
+    leaves: dict[int, Tensor]
     reentrant: bool
+    custom: bool = False
     shared: bool = False
     met: frozenset[Edge] = frozenset()
 
@@ -75,9 +78,9 @@ class Graph:
         to stop at its node, which may be come to by way of another.
         """
         if loss.grad_fn is None:
-            return Graph(set(), {id(loss)}, False)
+            return Graph(set(), {id(loss): loss}, False)
         nodes: set[Node] = set()
-        leaves: set[int] = set()
+        leaves: dict[int, Tensor] = {}
         met: set[Edge] = set()
         kinds: set[type] = set()
         shared = False
@@ -96,13 +99,15 @@ class Graph:
             # by type: a custom function's node also has whatever attributes its forward has set on it
             kind = type(node)
             if kind.__name__ == "AccumulateGrad":  # holds no buffers, so sharing it is harmless
-                leaves.add(id(node.variable))  # type: ignore[attr-defined]
+                leaf: Tensor = node.variable  # type: ignore[attr-defined]
+                leaves[id(leaf)] = leaf
                 continue
             nodes.add(node)
             kinds.add(kind)
             pending.extend(node.next_functions)  # type: ignore[arg-type]
         reentrant = _REENTRANT_CHECKPOINT in {kind.__name__ for kind in kinds}
-        return Graph(nodes, leaves, reentrant, shared, frozenset(met))
+        custom = any(issubclass(kind, BackwardCFunction) for kind in kinds)
+        return Graph(nodes, leaves, reentrant, custom, shared, frozenset(met))
 
 
 def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
@@ -124,9 +129,10 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
     reentrant = any(graph.reentrant for graph in graphs)
     if reentrant and engine in ("autograd", "batched"):
         raise RuntimeError(reentrant_message(f"engine={engine!r}"))
+    hidden = reentrant or any(graph.custom for graph in graphs)
     for (name, loss), graph in zip(values.items(), graphs, strict=True):
-        # the parameters inside a checkpoint are not in the graph
-        if graph.reentrant or (graph.shared and reentrant) or _reaches(graph, ids, inner):
+        # the parameters inside a checkpoint, or a function like one, are not in the graph: the rows will tell
+        if graph.reentrant or graph.custom or (graph.shared and hidden) or _reaches(graph, ids, inner):
             continue
         # FSDP2's graphs end in tensors that it has gathered from the parameters
         if not (are_sharded(params) or (graph.shared and _reaches(Graph.of(loss), ids, inner))):
@@ -134,7 +140,7 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
 
 
 def _reaches(graph: Graph, leaves: set[int], inner: set[Node]) -> bool:
-    return not (graph.leaves.isdisjoint(leaves) and graph.nodes.isdisjoint(inner))
+    return not (graph.leaves.keys().isdisjoint(leaves) and graph.nodes.isdisjoint(inner))
 
 
 def check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
