@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .combination import Combination
 from .contract.arguments import check_count, check_flag
-from .contract.base import check_base, names_of
+from .contract.base import check_base, check_state_dict, names_of, zero_grad
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
 from .contract.wrapper import OptimizerWrapper
@@ -263,7 +263,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """Forget the gradients that have accumulated, per loss and in ``.grad``, and that a `join` is waiting."""
         self._step.clear()
         self._step.deferred = None
-        self.base.zero_grad(set_to_none)
+        zero_grad(self.base, set_to_none)
 
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, which loads into the bare base as well; a rule's state travels in it."""
@@ -283,13 +283,16 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """Load what `state_dict`, or the bare base's, returned.
 
         Raises:
-            ValueError: the base's groups are others, or a rule's state cannot be read; nothing has been loaded then.
+            TypeError, ValueError: it is no state dict, the base's groups are others, or a rule's state cannot be read;
+                nothing has been loaded then.
         """
-        state_dict = state_dict.copy()  # hooks may change it; the caller's own stays as it is
+        if isinstance(state_dict, dict):  # else what is there is named below
+            state_dict = state_dict.copy()  # hooks may change it; the caller's own stays as it is
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        check_readable(state_dict["param_groups"])  # before the base has loaded anything
+        check_state_dict(state_dict, self.base.param_groups)  # before the base has loaded anything
+        check_readable(state_dict["param_groups"])
         self.base.load_state_dict(state_dict)
         self._step.after_load()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():

@@ -233,6 +233,10 @@ def check_weights(weights: object, rule: str, gram: Array) -> None:
     """Raise unless ``weights`` has one entry per loss and comes from the library that the Gram matrix is of."""
     if not isinstance(weights, type(gram)) and type(weights).__module__ != type(gram).__module__:
         raise TypeError(f"{rule} must return weights as a {type(gram).__name__}; got {type(weights).__name__}")
+    dtype = weights.dtype  # type: ignore[attr-defined]
+    # of NumPy and JAX by its kind: integers, bool and complex; what JAX adds, such as bfloat16, is none of these
+    if not getattr(dtype, "is_floating_point", getattr(dtype, "kind", "f") not in "iubc"):
+        raise TypeError(f"{rule} must return real floating-point weights; got {dtype}")
     shape, needed = tuple(weights.shape), tuple(gram.shape[:-1])  # type: ignore[attr-defined]
     if shape != needed:
         hint = " (was it given a signal that is not 0-dim?)" if len(shape) > len(needed) else ""

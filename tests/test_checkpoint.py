@@ -225,8 +225,8 @@ def test_loading_discards_the_state_that_a_backward_had_proposed():
 @pytest.mark.parametrize(
     ("spoil", "match"),
     [
-        (lambda groups: groups.append(copy.deepcopy(groups[0])), "different number of parameter groups"),
-        (lambda groups: groups[0]["params"].pop(), "doesn't match the size"),
+        (lambda groups: groups.append(copy.deepcopy(groups[0])), "as many parameters in each group"),
+        (lambda groups: groups[0]["params"].pop(), "as many parameters in each group"),
         (lambda groups: groups[0].update(rule_state='{"cut off'), "rule's state .*cut off"),
         (lambda groups: groups[0].update(rule_state="[1]"), "rule's state .*\\[1\\]"),
         (lambda groups: groups[0].update(rule_state='{"a": {"dtype": "int7", "data": 1}}'), "rule's state .*int7"),

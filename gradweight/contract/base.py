@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import inspect
+import sys
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
@@ -12,7 +15,7 @@ from torch.optim import Optimizer, SparseAdam
 from .arguments import named_pairs
 from .wrapper import OptimizerWrapper
 
-__all__ = ["check_base", "names_of"]
+__all__ = ["check_base", "check_state_dict", "names_of", "zero_grad"]
 
 
 def check_base(base: object) -> None:
@@ -25,6 +28,12 @@ def check_base(base: object) -> None:
         raise TypeError(
             f"base must be an optimizer that is not wrapped yet, since one rule decides about a step; got a "
             f"{type(base).__name__}: wrap its base optimizer instead"
+        )
+    prepared = getattr(sys.modules.get("accelerate.optimizer"), "AcceleratedOptimizer", None)
+    if prepared is not None and isinstance(base, prepared):
+        raise TypeError(
+            "base must be the optimizer itself; got one that accelerator.prepare() has returned, whose step() and "
+            "zero_grad() do nothing between micro-batches: wrap first, and prepare the wrapper"
         )
     if isinstance(base, SparseAdam):
         raise TypeError(
@@ -43,6 +52,9 @@ def check_base(base: object) -> None:
 def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:
     """The name of each parameter: from ``params`` if given, else as far as ``base`` was built with names.
 
+    A name that ``base`` has for several parameters, as those of two modules may, is none: torch allows it, and only who
+    asks for names needs to know.
+
     Raises:
         TypeError: ``params`` is no mapping and no pairs.
         ValueError: ``params`` lacks a parameter of the base, or gives two of them one name.
@@ -59,8 +71,39 @@ def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str
                         f"params must name every parameter of the base; it lacks one of shape {tuple(p.shape)}"
                     )
         return names
-    return {
-        p: name
+    named = [
+        (p, name)
         for group in base.param_groups
         for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
-    }
+    ]
+    times = Counter(name for name, _ in {(name, id(p)) for p, name in named})
+    return {p: name for p, name in named if times[name] == 1}
+
+
+def zero_grad(base: Optimizer, set_to_none: bool) -> None:
+    """The base's ``zero_grad``, in its own way if it takes no argument."""
+    if _takes_set_to_none(type(base).zero_grad):
+        base.zero_grad(set_to_none)
+    else:
+        base.zero_grad()
+
+
+@functools.cache
+def _takes_set_to_none(method: Callable[..., None]) -> bool:
+    _, *parameters = inspect.signature(method).parameters.values()
+    return any(p.kind is not inspect.Parameter.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD for p in parameters)
+
+
+def check_state_dict(state_dict: Any, groups: list[dict[str, Any]]) -> None:
+    """Raise unless ``state_dict`` has the form of an optimizer's, with as many groups and parameters as ``groups``."""
+    if not isinstance(state_dict, Mapping):
+        raise TypeError(f"load_state_dict() needs what state_dict() returned; got {type(state_dict).__name__}")
+    missing = [key for key in ("state", "param_groups") if key not in state_dict]
+    if missing:
+        raise ValueError(f"load_state_dict() needs what state_dict() returned; got no {missing} among {[*state_dict]}")
+    there = [len(group["params"]) for group in state_dict["param_groups"]]
+    ours = [len(group["params"]) for group in groups]
+    if there != ours:
+        raise ValueError(
+            f"load_state_dict() needs as many parameters in each group as the base has, {ours}; got {there}"
+        )

@@ -74,7 +74,7 @@ def named_parameters(params: Sequence[Tensor], names: Sequence[str] | None) -> d
     if names is None:
         raise ValueError(
             "losses that are functions of the parameters need parameter names: build the base optimizer from "
-            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
+            "module.named_parameters(), or pass params= with a name of its own for each parameter"
         )
     return dict(zip(names, params, strict=True))
 

@@ -26,7 +26,7 @@ def block_of_each(blocks: Blocks, groups: Sequence[int], names: Sequence[str] | 
     if names is None:
         raise ValueError(
             "blocks by layer or by a function of the parameter's name need names: build the base optimizer from "
-            "module.named_parameters(), or pass params=module.named_parameters() to MultiObjectiveGradient"
+            "module.named_parameters(), or pass params= with a name of its own for each parameter"
         )
     block: Callable[[str], str | None] = _layer if blocks == "layer" else blocks
     found = [block(name) for name in names]

@@ -28,6 +28,7 @@ from ..rule import (
     faster_on_numpy_from,
 )
 from .coordinates import directions_by_coordinate
+from .rule_state import check_state
 from .state_names import for_losses, state_of, title
 
 __all__ = ["Combiner", "write_row"]
@@ -192,6 +193,7 @@ class Combiner:
             signals["step"] = _steps(saved, matrix.device)
             changed["step"] = signals["step"] + 1
         given = self.signals.select({"names": accumulated.names, "losses": losses, **signals})
+        version = matrix._version
         if self._coordinate is not None:
             return torch.full_like(matrix[0], torch.nan), given, changed
         if self._stateful is not None:
@@ -200,10 +202,16 @@ class Combiner:
             # a checkpoint may have been read to another device
             state = {n: v.to(matrix.device) for n, v in saved[key].items()} if key in saved else None
             state = self._stateful.init(matrix) if state is None else state
-            weights, changed[key] = self._call(self._stateful.update, matrix, state, **given)
+            returned = self._call(self._stateful.update, matrix, state, **given)
+            if not (isinstance(returned, tuple) and len(returned) == 2):
+                raise TypeError(f"{self.signals.rule} must return (weights, state); got {type(returned).__name__}")
+            weights, changed[key] = returned
+            check_state(changed[key], self.signals.rule)
         else:
             weights = self._call(self.rule, matrix, **given)  # type: ignore[arg-type]
         check_weights(weights, self.signals.rule, matrix)
+        if matrix._version != version:
+            raise RuntimeError(f"{self.signals.rule} must not change the Gram matrix that it is shown: clone it first")
         return weights.detach().to(matrix), given, changed
 
     def _statistics(

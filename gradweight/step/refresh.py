@@ -23,8 +23,10 @@ def held_weights(losses: Losses, every: int, saved: State, parameter: Tensor) ->
     """
     if every == 1:
         return None
-    if not isinstance(losses, Mapping) or are_functions(losses):
+    if are_functions(losses):
         raise TypeError(f"refresh_every={every} needs a mapping of tensors; got functions")
+    if not isinstance(losses, Mapping):
+        return None  # no losses at all, as the plan for new weights will say
     if is_captured(parameter):
         raise RuntimeError(
             f"refresh_every={every} has the host decide which steps find new weights, and a step that is captured in "

@@ -26,7 +26,8 @@ class Settings:
     `combine` is the combiner, or what replays it.
 
     Raises:
-        TypeError, ValueError: a rule that does not answer as one; see `check_rule_once`.
+        TypeError, ValueError: a rule that does not answer as one, see `check_rule_once`; ``accumulate`` that is no
+            bool, ``refresh_every`` that is no int.
         ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
             rule that gives no weights.
     """
