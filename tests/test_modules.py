@@ -120,7 +120,7 @@ def test_a_trunk_that_was_compiled_for_a_single_walk_says_what_to_set(how: str, 
     batch = batches()[0]
     torch.stack(list(compiled(*batch).values())).sum().backward()  # a plain warm-up step
     opt = wrapped(model)
-    with pytest.raises(RuntimeError, match="donated_buffer=False"):
+    with pytest.raises(RuntimeError, match="donated_buffer = False"):
         gather(opt, how, compiled(*batch))
 
     torch._dynamo.reset()

@@ -171,6 +171,8 @@ def test_a_scale_stays_on_the_device(device, rule):
 
     def scaled(training: Training) -> None:
         training.opt.backward(training.losses()[1], scaler=scaler)
+        scaler.update(8.0)  # as after a step, or the next call is an error
+        scaler.unscale_(training.opt)
 
     Training(device, rule).steps(scaled)
 

@@ -107,7 +107,11 @@ CLAIMS: tuple[Claims, ...] = (
         "unit-length scale-free pareto",
         "a codec or vocoder with many losses: say what share each one has",
     ),
-    _claims(rules.VQGANWeight("a", "b"), "ordered pareto", "a reconstruction and an adversarial loss in one generator"),
+    _claims(
+        rules.VQGANWeight("a", "b", every_step=False),
+        "ordered pareto",
+        "a reconstruction and an adversarial loss in one generator",
+    ),
     _claims(
         rules.PINNAnnealing("a"),
         "ordered pareto",

@@ -80,7 +80,9 @@ def says_otherwise(watch: GradWatch | None, base: Optimizer, *, begun: bool) -> 
             stacklevel=_LEVEL,
         )
         return True
-    if not begun and any(p.grad is not None for group in base.param_groups for p in group["params"]):
+    # at a rate of zero, which nothing follows, distributed checkpoints have an optimizer make its state
+    follows = [group for group in base.param_groups if not (isinstance(group.get("lr"), float) and group["lr"] == 0)]
+    if not begun and any(p.grad is not None for group in follows for p in group["params"]):
         warnings.warn(
             "step() follows gradients that were not written by the wrapper, whose backward() was never called, so that "
             "the rule takes no part in training: call opt.backward({name: loss, ...}) in place of loss.backward(), or, "

@@ -75,7 +75,7 @@ CASES = [
     Case(OrthogonalProjection("real", when="conflict"), degree=0, per_loss=True, needs=("real",)),
     Case(OrthogonalProjection("real", when="conflict", normalized=False), needs=("real",)),
     Case(OrthogonalProjection(("real", "fake")), degree=0, per_loss=True, needs=("real", "fake")),
-    Case(AdvAs()),
+    Case(AdvAs("real"), needs=("real",)),
     *(
         case
         for signals in (FAVOUR_REAL, FAVOUR_FAKE, FAVOUR_NEITHER)

@@ -145,7 +145,11 @@ class Training:
         for _ in range(micro_batches):
             seen = self.backward(names)
         grads = [None if p.grad is None else p.grad.clone() for p in self.net.parameters()]
-        self.opt.step()
+        if self.scaler is None:
+            self.opt.step()
+        else:
+            self.scaler.step(self.opt)
+            self.scaler.update()
         return seen, grads
 
 
