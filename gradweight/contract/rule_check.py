@@ -5,17 +5,18 @@ from __future__ import annotations
 import copy
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from ..linalg.host_access import is_eager
+from ..linalg.host_access import is_eager, is_host_readable
 from ..rule import BY_THEMSELVES, CoordinateRule, Rule, Signals, StatefulRule, check_weights
 
-__all__ = ["call_of", "check_rule_once", "check_state", "signals_for"]
+__all__ = ["call_of", "check_ranges", "check_rule_once", "check_state", "signals_for"]
 
+_ROUNDING = 1e-3
 _GRAM = ((2.0, 0.5), (0.5, 1.0))
 _ROWS = ((1.0, 2.0, 3.0), (0.0, -1.0, 1.0))
 
@@ -88,6 +89,27 @@ def check_state(state: object, rule: str, where: str) -> None:
         if not (isinstance(name, str) and isinstance(value, Tensor)):
             got = f"{name!r}: {type(value).__name__}"
             raise TypeError(f"{where} of {rule} must return a state that is a dict name -> tensor; got {got}")
+
+
+def check_ranges(rule: object, given: Mapping[str, Any]) -> None:
+    """Raise `ValueError` where a signal lies outside of what the rule's ``ranges`` say, as far as the host can tell.
+
+    Numbers and tensors on the CPU are looked at; reading another device's would be a host sync. NaN is left to show in
+    the weights.
+    """
+    ranges: Mapping[str, tuple[float, float]] = getattr(rule, "ranges", {})
+    for name in ranges.keys() & given.keys():
+        (low, high), value = ranges[name], given[name]
+        if isinstance(value, Tensor):
+            if value.numel() != 1 or not is_host_readable(value.detach()):
+                continue
+            value = value.item()
+        # a mean of ones may be rounded to a little more than 1
+        if isinstance(value, int | float) and (value < low - _ROUNDING or value > high + _ROUNDING):
+            raise ValueError(
+                f"{type(rule).__name__} needs the signal {name!r} in [{low}, {high}]; got {value}. Of logits, "
+                "gradweight.gan.probability_scores makes such signals; of a critic's scores, critic_scores"
+            )
 
 
 def _refuse_aggregator(rule: Rule) -> None:

@@ -79,6 +79,7 @@ class AdaptiveWeights:
 
     faster_on_numpy_from: ClassVar[int] = 1
 
+    ranges: ClassVar[dict[str, tuple[float, float]]] = {"real_score": (0, 1), "fake_score": (0, 1)}
     alpha1: float = 0.5
     alpha2: float = 0.75
     delta: float = 0.05

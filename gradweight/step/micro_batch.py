@@ -9,6 +9,7 @@ from typing import Any
 
 from torch import Tensor
 
+from ..contract.rule_check import check_ranges
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses
@@ -106,6 +107,7 @@ class MicroBatch:
     def check_signals(self) -> None:
         """Raise `TypeError` unless the rule gets the signals that it needs, and no others."""
         self.settings.combiner.signals.check(self.signals, self._caller)
+        check_ranges(self.settings.combiner.rule, self.signals)
 
     def describe(self) -> str:
         """What all processes must have in common beside the names of the losses."""

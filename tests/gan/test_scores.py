@@ -67,3 +67,25 @@ def test_a_critic_that_scores_real_low_gets_the_same_weights():
 def test_signs_that_are_none(scores):
     with pytest.raises(ValueError, match=rf"{scores.__name__} needs sign 1 .* or -1 .*; got 0"):
         scores(torch.zeros(1), torch.zeros(1), sign=0)
+
+
+@pytest.mark.parametrize("score", [5.0, -1.0, torch.tensor(5.0)])
+def test_logits_as_scores(score):
+    net = nn.Linear(2, 1)
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AdaptiveWeights())
+    out = net(torch.ones(3, 2))
+    with pytest.raises(
+        ValueError, match=r"AdaptiveWeights needs the signal 'real_score' in \[0, 1\]; got .*probability_sc"
+    ):
+        opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=score, fake_score=0.5)
+    assert net.weight.grad is None
+    opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=1.0000001, fake_score=0.0)
+
+
+def test_probabilities_as_logits():
+    logits = torch.linspace(-4, 4, 64)
+    with pytest.warns(UserWarning, match=r"takes logits; all that it was given lie in \[0, 1\]") as caught:
+        probability_scores(logits.sigmoid(), (-logits).sigmoid())
+    assert caught[0].filename == __file__
+    probability_scores(logits, logits.sigmoid())
+    probability_scores(torch.zeros(64), torch.zeros(64))  # an output layer that begins with zeros
