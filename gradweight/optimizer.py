@@ -21,7 +21,7 @@ from .contract.wrapper import OptimizerWrapper
 from .distributed import Reduce, check_group
 from .gradients.engines import Engine
 from .gradients.losses import Losses
-from .rule import Rule, StatefulRule
+from .rule import Rule
 from .step.blocks import Blocks
 from .step.combiner import Combiner
 from .step.replay import Replay
@@ -39,14 +39,11 @@ class MultiObjectiveGradient(OptimizerWrapper):
     """An optimizer that follows a direction combined from the gradients of several named losses.
 
     With ``g_i`` the gradient of loss i at the parameters, ``G[i, j] = <g_i, g_j>`` and ``w = rule(G)``, `backward`
-    writes ``sum_i w_i g_i`` to ``.grad``, and `step` is the base optimizer's own. Everything that holds for the
-    base (parameter groups, schedulers, clipping, checkpoints) holds for the wrapper: its `param_groups`, `state`
-    and `defaults` *are* the base's.
+    writes ``sum_i w_i g_i`` to ``.grad``, and `step` is the base's own, as are `param_groups`, `state` and `defaults`.
 
     Gradients of micro-batches add up **per loss** until `zero_grad`, and ``.grad`` is always the combination of
     the sums, so that accumulation gives the direction of the big batch. Signals are averaged over micro-batches.
-    A rule that needs no gradients, such as one that goes by the losses alone, costs one backward whatever m is; what
-    that means for the `Combination` and for micro-batches is said in `gradweight.rule`.
+    A rule that goes by the losses alone costs one backward whatever m is; what that means is said in `gradweight.rule`.
 
     Memory beyond a plain step, for m losses and k parameters: the m rows, mk, are kept until `zero_grad`, and the
     direction has a buffer of k that is kept between steps and is what ``.grad`` holds. With ``accumulate=False``, for
@@ -118,16 +115,13 @@ class MultiObjectiveGradient(OptimizerWrapper):
     ) -> None:
         check_base(base)
         group = check_group(process_group, reduce)
-        combiner = Combiner(rule)
+        combiner, names = Combiner(rule), names_of(base, params)
         combine = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else combiner
-        names = names_of(base, params)
         settings = Settings(combiner, combine, names, engine, accumulate, blocks, refresh_every, group, reduce)
         super().__init__(base)
         self.rule = rule
         self.history: deque[Combination] = deque(maxlen=check_count("history", history, 0))
         self._step = Step(base, settings)
-        if isinstance(rule, StatefulRule) or "step" in settings.combiner.signals.known or refresh_every > 1:
-            base.param_groups[0].setdefault(STATE_KEY, {})  # distributed checkpoints load what is there already
 
     @property
     def last(self) -> Combination | None:

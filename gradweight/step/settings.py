@@ -11,7 +11,7 @@ from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES, Engine
-from ..rule import CoordinateRule
+from ..rule import CoordinateRule, StatefulRule
 from .blocks import Blocks, check_blocks
 from .combiner import Combiner
 from .replay import Combine
@@ -56,6 +56,12 @@ class Settings:
                 f"refresh_every={self.refresh_every} holds one weight per loss: it needs blocks=None and a rule that "
                 f"gives weights; got blocks={self.blocks!r} and {rule!r}"
             )
+
+    @property
+    def remembers(self) -> bool:
+        """Whether anything is kept from step to step."""
+        combiner = self.combiner
+        return isinstance(combiner.rule, StatefulRule) or "step" in combiner.signals.known or self.refresh_every > 1
 
     @property
     def described(self) -> str:

@@ -66,6 +66,8 @@ class Step:
 
     def __post_init__(self) -> None:
         count_steps(self)
+        if self.settings.remembers:  # distributed checkpoints load what is there already
+            self.base.param_groups[0].setdefault(STATE_KEY, {})
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         vars(self).update(state)
