@@ -6,6 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -147,8 +148,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
         Args:
             losses: a mapping name -> scalar tensor; or name -> function of the parameters, a dict of named tensors;
                 or one such function that returns a mapping name -> scalar. Separate functions are run one forward
-                and backward after the other; one function is run once. Of several processes, one that does not have
-                a loss passes None for it, which counts as zero in the average.
+                and backward after the other; one function is run once. A process or micro-batch without a loss
+                passes None for it, which counts as zero: so tasks can be walked back one after the other.
             scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``,
                 while the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
@@ -167,14 +168,12 @@ class MultiObjectiveGradient(OptimizerWrapper):
         is. If any gradient is not finite, every ``.grad`` that is written is NaN, so that GradScaler skips the step.
 
         Raises:
-            TypeError: a loss that is not a tensor (or function), a missing or unknown signal, tensors for
-                ``engine="func"``, a ``scaler`` that cannot scale.
-            ValueError: no losses; a loss that is not scalar, has no graph or reaches no parameter; other names than
-                on the micro-batches before; a rule that returns another shape than (m,); functions but no
-                parameter names.
-            RuntimeError: a second `backward` in one step although ``accumulate=False``; ``engine="autograd"`` with a
-                reentrant checkpoint; several processes without ``process_group``; on all processes, that they were
-                given different losses or that one of them failed.
+            TypeError: a loss that is no tensor (or function), a wrong signal or scaler, tensors for ``engine="func"``.
+            ValueError: no losses; one that is not scalar, has no graph or reaches no parameter; other names than on the
+                micro-batches before; weights of another shape than (m,); functions but no parameter names.
+            RuntimeError: a second `backward` with ``accumulate=False``; ``.grad`` written to between micro-batches; a
+                reentrant checkpoint with ``engine="autograd"``; several processes without ``process_group``, with
+                different losses, or one of which failed.
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
@@ -206,8 +205,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
-            RuntimeError: the scalar of an earlier `join` is still waiting for its backward, without a `zero_grad` in
-                between; in the backward, that it was given ``inputs=``, which keep autograd from the losses.
+            RuntimeError: an earlier scalar still waits for its backward; the backward is given ``inputs=``.
 
         Example:
             >>> from gradweight.rules import AngleBisector
@@ -243,8 +241,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             closure: re-evaluates the model, calling `zero_grad` and `backward` itself, and returns a loss to report.
 
         Raises:
-            RuntimeError: the scalar of a `join` still waits for its backward, without a `zero_grad` in between; the
-                scaler that `backward` was given has unscaled the base as well, or not yet the wrapper.
+            RuntimeError: the scalar of a `join` still waits; the scaler has unscaled the base too, or not the wrapper.
         """
         self._step.check_ready(closure=closure is not None)
         result = self.base.step() if closure is None else self.base.step(closure)
@@ -277,11 +274,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """Load what `state_dict`, or the bare base's, returned.
 
         Raises:
-            TypeError, ValueError: it is no state dict, the base's groups are others, or a rule's state cannot be read;
-                nothing has been loaded then.
+            TypeError, ValueError: no state dict, other groups, an unreadable rule's state; nothing has been loaded.
         """
-        if isinstance(state_dict, dict):  # else what is there is named below
-            state_dict = state_dict.copy()  # hooks may change it; the caller's own stays as it is
+        state_dict = copy(state_dict)  # hooks may change it; the caller's own stays as it is
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced

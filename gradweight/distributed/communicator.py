@@ -31,7 +31,16 @@ class RowNames:
 
 
 class AveragedRows:
-    """The rows of one `backward`, averaged over the processes; of a single process, its own."""
+    """The rows of one `backward`, averaged over the processes; of a single process, its own.
+
+    Args:
+        names: of the rows, and which of them there are.
+        params: the parameters that the rows refer to.
+    """
+
+    def __init__(self, names: RowNames, params: list[Tensor]) -> None:
+        self.row_names = names
+        self.params = params
 
     def average(self, local: Gradients) -> list[Row]:
         """The rows of all losses, those that this process lacks too.
@@ -39,7 +48,12 @@ class AveragedRows:
         Args:
             local: of those that it has; each row is taken as soon as its backward pass is done.
         """
-        return list(local.rows)
+        rows = list(local.rows)
+        if self.row_names.all is None or len(self.row_names.all) == len(rows):
+            return rows
+        found = dict(zip(local.names, rows, strict=True))
+        nothing: Row = [None] * len(self.params)
+        return [found.get(name, nothing) for name in self.row_names.all]
 
 
 class Communicator:
@@ -58,8 +72,13 @@ class Communicator:
     # ---- on the hosts
 
     def losses_on_this_rank(self, losses: Losses) -> RankLosses:
-        """The losses, and which of them this process has: all."""
-        return RankLosses(losses, tuple(losses) if isinstance(losses, Mapping) else None)
+        """The losses, and which of them this micro-batch has: all that are not None; None of all is an error later."""
+        if not isinstance(losses, Mapping):
+            return RankLosses(losses, None)
+        missing = [name for name, loss in losses.items() if loss is None]
+        if missing and len(missing) < len(losses):
+            return RankLosses.of(losses)
+        return RankLosses(losses, tuple(losses))
 
     def all_or_none_raise(self, function: Callable[[], T], describe: Callable[[T], str]) -> T:
         """What ``function`` returns; if it raises on one process, all raise.
@@ -86,7 +105,7 @@ class Communicator:
             unsynced: rows of earlier micro-batches that were not averaged yet, added to the new ones.
             describe: what must be the same on all processes beside names and parameters.
         """
-        return nullcontext(AveragedRows())
+        return nullcontext(AveragedRows(names, params))
 
     def average(self, accumulated: AccumulatedGradients) -> AccumulatedGradients:
         """The same with losses and signals averaged over the processes."""

@@ -99,7 +99,7 @@ class AccumulatedGradients:
         if self.names != new.names:
             raise ValueError(
                 f"the micro-batches of one step need the same losses: {list(self.names)} before, "
-                f"{list(new.names)} now; call zero_grad() between steps"
+                f"{list(new.names)} now; call zero_grad() between steps, or pass None for a loss that one of them lacks"
             )
         if self.signals.keys() != new.signals.keys():
             raise ValueError(

@@ -38,7 +38,7 @@ def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor
         if not isinstance(name, str):
             raise TypeError(f"names of losses must be str; got {name!r} of type {type(name).__name__}")
         if not isinstance(loss, Tensor):
-            hint = "; None is for a loss that another process of a process_group has" if loss is None else ""
+            hint = "; None is for one that another micro-batch or process has, without shared=" if loss is None else ""
             raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}: {_LEAVE_OUT}{hint}")
         if loss.numel() != 1:
             raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")

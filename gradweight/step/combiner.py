@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..combination import Combination
+from ..contract.rule_check import check_state
 from ..distributed.sums import Part, RowSums
 from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import call_with_numpy, is_host_readable
@@ -28,7 +29,6 @@ from ..rule import (
     faster_on_numpy_from,
 )
 from .coordinates import directions_by_coordinate
-from .rule_state import check_state
 from .state_names import for_losses, state_of, title
 
 __all__ = ["Combiner", "write_row"]
@@ -206,7 +206,7 @@ class Combiner:
             if not (isinstance(returned, tuple) and len(returned) == 2):
                 raise TypeError(f"{self.signals.rule} must return (weights, state); got {type(returned).__name__}")
             weights, changed[key] = returned
-            check_state(changed[key], self.signals.rule)
+            check_state(changed[key], self.signals.rule, "update()")
         else:
             weights = self._call(self.rule, matrix, **given)  # type: ignore[arg-type]
         check_weights(weights, self.signals.rule, matrix)

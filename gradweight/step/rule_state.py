@@ -17,7 +17,7 @@ from torch import Tensor
 from ..linalg.ownership import storage
 from ..rule import State
 
-__all__ = ["STATE_KEY", "check_readable", "check_state", "keep", "pack", "unpack"]
+__all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
@@ -123,17 +123,6 @@ def check_readable(groups: Iterable[dict[str, Any]]) -> None:
             unpack(state, torch.device("cpu"))
         elif not isinstance(state, dict):  # a dict is what the bare base's state_dict() has
             raise ValueError(_unreadable(state))
-
-
-def check_state(state: object, rule: str) -> None:
-    """Raise `TypeError` unless the state that a rule has returned is a dict of tensors."""
-    if not isinstance(state, dict):
-        raise TypeError(f"{rule} must return its state as a dict of tensors; got {type(state).__name__}")
-    for name, value in state.items():
-        if not isinstance(name, str) or not isinstance(value, Tensor):
-            raise TypeError(
-                f"{rule} must return its state as a dict of tensors by name; got {type(value).__name__} for {name!r}"
-            )
 
 
 def _unreadable(state: object) -> str:

@@ -22,7 +22,7 @@ BAD_LOSSES = {
     "name not a str": (lambda s: {0: s.losses()["real"]}, TypeError, "names of losses must be str; got 0 of type int"),
     "not a scalar": (lambda s: s.losses() | {"fake": s.net(s.x)}, ValueError, r"'fake' must be a scalar.*\(5, 2\)"),
     "a number": (lambda s: s.losses() | {"fake": 1.0}, TypeError, "'fake' must be a scalar tensor; got float"),
-    "none": (lambda s: s.losses() | {"fake": None}, TypeError, "'fake' must be a scalar tensor; got NoneType"),
+    "none": (lambda s: dict.fromkeys(s.losses()), TypeError, "'real' must be a scalar tensor; got NoneType"),
     "an integer tensor": (lambda s: s.losses() | {"fake": torch.tensor(1)}, TypeError, "'fake' must be real.*int64"),
     "complex": (
         lambda s: s.losses() | {"fake": s.losses()["real"] * 1j},

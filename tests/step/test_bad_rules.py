@@ -1,4 +1,7 @@
-"""What a rule may not return or do, and settings of the wrong kind: an error at once, and nothing has changed."""
+"""What a rule may not return or do, and settings of the wrong kind: an error at once, and nothing has changed.
+
+The rules are good ones for two losses, as which they are tried out when an optimizer is built, and bad for three.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,6 @@ from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
 from gradweight.rules import Sum
-from gradweight.step import settings
-
-
-@pytest.fixture(autouse=True)
-def _not_seen_before(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a rule does wrong on a step, though it has answered well when it was tried at construction."""
-    monkeypatch.setattr(settings, "check_rule_once", lambda rule: None)
 
 
 def attempt(rule: Any, match: str, error: type[Exception] = TypeError) -> None:
@@ -25,11 +21,8 @@ def attempt(rule: Any, match: str, error: type[Exception] = TypeError) -> None:
     w.grad = before = torch.full((2,), 7.0)
     opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), rule)
     with pytest.raises(error, match=match):
-        opt.backward({"a": w.sum(), "b": w.exp().sum()})
+        opt.backward({"a": w.sum(), "b": w.exp().sum(), "c": w.square().sum()})
     assert w.grad is before
-    assert not any(opt.param_groups[0].get("rule_state", {}))
-    with pytest.warns(UserWarning, match="not written by the wrapper"):
-        opt.step()
     assert not any(opt.param_groups[0].get("rule_state", {}))
 
 
@@ -40,10 +33,10 @@ class Returns:
         self.returned = returned
 
     def init(self, gram: Tensor, /) -> dict[str, Tensor]:
-        return {"x": gram[0]}
+        return {"x": gram[0] + 0}
 
     def update(self, gram: Tensor, state: dict[str, Tensor], /) -> Any:
-        return self.returned(torch.ones_like(gram[0]))
+        return (gram[0] + 0, state) if len(gram) < 3 else self.returned(torch.ones_like(gram[0]))
 
 
 @pytest.mark.parametrize(
@@ -52,14 +45,16 @@ class Returns:
         (None, "NoneType"),
         ([1.0], "list"),
         (1.0, "float"),
-        ({"x": 1.0}, "float for 'x'"),
-        ({"x": {"y": torch.ones(())}}, "dict for 'x'"),
-        ({1: torch.ones(())}, "Tensor for 1"),
+        ({"x": 1.0}, "'x': float"),
+        ({"x": {"y": torch.ones(())}}, "'x': dict"),
+        ({1: torch.ones(())}, "1: Tensor"),
     ],
     ids=str,
 )
 def test_a_state_that_is_no_dict_of_tensors(state: Any, got: str) -> None:
-    attempt(Returns(lambda ones: (ones, state)), rf"Returns must return its state as a dict of tensors.*got {got}")
+    attempt(
+        Returns(lambda ones: (ones, state)), rf"update\(\) of Returns must return a state that is a dict .*got {got}"
+    )
 
 
 def test_a_rule_that_forgets_its_state() -> None:
@@ -68,20 +63,27 @@ def test_a_rule_that_forgets_its_state() -> None:
 
 @pytest.mark.parametrize("dtype", [torch.bool, torch.int64, torch.complex64])
 def test_weights_that_are_no_real_numbers(dtype: torch.dtype) -> None:
-    attempt(lambda gram: torch.ones(2, dtype=dtype), f"real floating-point weights; got {dtype}")
+    attempt(
+        lambda gram: torch.ones(len(gram), dtype=dtype if len(gram) == 3 else gram.dtype),
+        f"real floating-point weights; got {dtype}",
+    )
 
 
 def test_a_rule_that_changes_its_gram_matrix() -> None:
-    attempt(lambda gram: gram.clamp_(min=1)[0], "must not change the Gram matrix", RuntimeError)
+    attempt(
+        lambda gram: (gram.clamp_ if len(gram) == 3 else gram.clamp)(min=1)[0].clone(),
+        "must not change the Gram matrix",
+        RuntimeError,
+    )
 
 
 @pytest.mark.parametrize(
     ("option", "value", "match"),
     [
-        ("refresh_every", 1.5, "refresh_every must be an int of at least 1; got 1.5"),
-        ("refresh_every", True, "refresh_every must be an int of at least 1; got True"),
-        ("accumulate", "no", "True or False; got 'no'"),
-        ("accumulate", 1, "True or False; got 1"),
+        ("refresh_every", 1.5, r"refresh_every .*1\.5"),
+        ("refresh_every", True, "refresh_every .*True"),
+        ("accumulate", "no", "accumulate .*'no'"),
+        ("accumulate", 1, "accumulate .*1"),
     ],
 )
 def test_settings_of_the_wrong_kind(option: str, value: Any, match: str) -> None:
