@@ -81,8 +81,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             values back to the host, is launched operation by operation after a warning; with False, every rule is.
 
     Raises:
-        TypeError: ``base`` is not an optimizer, needs closures or sparse gradients; ``rule`` is not a rule;
-            ``process_group`` is none.
+        TypeError: ``base`` is no optimizer, needs closures or sparse gradients; no ``rule`` or ``process_group``.
         ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
 
     Example:
@@ -161,8 +160,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
                 is left alone, the plain sum of its gradients. One backward per step.
             **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.
 
-        Returns:
-            What was seen and decided, also kept as `last`.
+        Returns: what was seen and decided, also kept as `last`.
 
         The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, that stays as it
         is. If any gradient is not finite, every ``.grad`` that is written is NaN, so that GradScaler skips the step.
@@ -172,8 +170,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             ValueError: no losses; one that is not scalar, has no graph or reaches no parameter; other names than on the
                 micro-batches before; weights of another shape than (m,); functions but no parameter names.
             RuntimeError: a second `backward` with ``accumulate=False``; ``.grad`` written to between micro-batches; a
-                reentrant checkpoint with ``engine="autograd"``; several processes without ``process_group``, with
-                different losses, or one of which failed.
+                reentrant checkpoint with ``engine="autograd"``; processes without a group, or that failed or differ.
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """

@@ -262,3 +262,10 @@ def test_the_order_in_which_a_function_returns_its_losses_does_not_matter(rule):
     like, same = train([["xy", "xy"]] * 3)
     assert all(torch.equal(p, q) for p, q in zip(params, like, strict=True))
     assert state == same
+
+
+def test_a_host_that_multiplies_by_zero_gets_zeros():
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), AngleBisector())
+    (0 * opt.join({"a": w.sum(), "b": w.exp().sum()})).backward()
+    assert w.grad.tolist() == [0, 0]
