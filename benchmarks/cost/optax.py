@@ -7,13 +7,12 @@ discriminator), a physics-informed network of three losses, and four heads on on
 every mode of `loss_gradients`, take turns in one process, and each is divided by the plain step of the same round.
 Reported are the median of the ratios with its quartiles, and from the compiled program its time to compile, its
 temporary memory and its operations, as ratios too. Results are written after every cell to
-``benchmarks/results/optax/`` or below ``build/``.
+``build/optax/``, or with ``--cite`` to ``benchmarks/results/optax/``; a cell that is measured again replaces its entry.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import statistics
 import time
@@ -26,7 +25,7 @@ import optax
 
 from benchmarks.cost.timing import interleaved, quartiles_of_ratios
 from benchmarks.folders import add_output_arguments, output_folder
-from benchmarks.record import machine_record
+from benchmarks.record import keep_by_cell, machine_record
 from gradweight.optax import combine, loss_gradients
 from gradweight.rules import AngleBisector, UPGrad
 
@@ -160,6 +159,7 @@ def measure(cell: str, large: bool, rounds: int, seconds: float) -> dict[str, An
     return {
         "cell": cell,
         "device": str(jax.devices()[0].device_kind),
+        "machine": machine_record() | {"jax": jax.__version__, "optax": optax.__version__},
         "parameters": size,
         "losses": len(names),
         "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
@@ -186,19 +186,14 @@ def main() -> None:
     add_output_arguments(parser)
     arguments = parser.parse_args()
     out = output_folder(arguments, "optax" if arguments.device == "cpu" else "optax/gpu")
-    out.mkdir(parents=True, exist_ok=True)
     jax.config.update("jax_platforms", "cpu" if arguments.device == "cpu" else "cuda,cpu")
-    results = []
     for cell in arguments.cells.split(","):
         rounds = max(4, arguments.rounds // (5 if arguments.quick else 1))
         result = measure(cell, arguments.device == "gpu", rounds, arguments.seconds)
-        results.append(result)
+        keep_by_cell(out / "optax.json", result, CELLS)
         print(f"\n{cell} on {result['device']}: {result['parameters']:,} parameters, {result['plain_ms']} ms")
         for name, (low, median, high) in result["ratio_quartiles"].items():
             print(f"  {name:<24} {median:6.3f}   [{low:.3f}, {high:.3f}]   {result['compiled'][name]}", flush=True)
-        versions = {"jax": jax.__version__, "optax": optax.__version__}
-        record = {"machine": machine_record() | versions, "results": results}
-        (out / "optax.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
 if __name__ == "__main__":
