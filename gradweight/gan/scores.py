@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import warnings
-
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict
-
-from ..linalg.host_access import is_host_readable
 
 __all__ = ["Scores", "critic_scores", "probability_scores"]
 
@@ -44,12 +40,6 @@ def probability_scores(real_logits: Tensor, fake_logits: Tensor, *, sign: int = 
         arXiv:2012.03149, section 3.
     """
     _check_sign(sign, "probability_scores")
-    if all(map(_like_probabilities, (real_logits, fake_logits))):
-        warnings.warn(
-            "probability_scores takes logits; all that it was given lie in [0, 1], as probabilities do: of a "
-            "discriminator that ends in a sigmoid pass the means themselves, real_score=D(real).mean()",
-            stacklevel=3,
-        )
     return {
         "real_score": _wide(sign * real_logits).sigmoid().mean(),
         "fake_score": _wide(sign * fake_logits).sigmoid().mean(),
@@ -95,12 +85,3 @@ def _wide(logits: Tensor) -> Tensor:
 def _check_sign(sign: int, owner: str) -> None:
     if sign not in (1, -1):
         raise ValueError(f"{owner} needs sign 1 (real scored high) or -1 (real scored low); got {sign}")
-
-
-def _like_probabilities(logits: Tensor) -> bool:
-    """Whether many different numbers all lie in [0, 1], as far as it takes no host sync to tell."""
-    values = logits.detach()
-    if values.numel() < 64 or not is_host_readable(values):
-        return False
-    least, most = (float(x) for x in values.aminmax())
-    return 0 <= least < most <= 1

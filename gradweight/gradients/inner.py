@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.rows import Row, added
-from .autograd import cotangent_of, dense
+from .autograd import cotangent_of, dense, explain_donated_buffers
 from .graph import Graph
 
 __all__ = ["by_autograd_with_inner"]
@@ -38,7 +38,12 @@ def by_autograd_with_inner(
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            found = torch.autograd.grad(loss, inputs, cotangent_of(loss, scale), retain_graph=keep, allow_unused=True)
+            cotangent = cotangent_of(loss, scale)
+            try:
+                found = torch.autograd.grad(loss, inputs, cotangent, retain_graph=keep, allow_unused=True)
+            except RuntimeError as error:
+                explain_donated_buffers(error)
+                raise
             yield added([[dense(t) for t in found[: len(params)]], [dense(p.grad) for p in params]])
     finally:
         for p, grad in zip(params, before, strict=True):

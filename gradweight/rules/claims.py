@@ -108,9 +108,10 @@ CLAIMS: tuple[Claims, ...] = (
         "a codec or vocoder with many losses: say what share each one has",
     ),
     _claims(
-        rules.VQGANWeight("a", "b", every_step=False),
+        rules.VQGANWeight("a", "b"),
         "ordered pareto",
         "a reconstruction and an adversarial loss in one generator",
+        losses=(2, 16),
     ),
     _claims(
         rules.PINNAnnealing("a"),

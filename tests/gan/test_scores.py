@@ -80,12 +80,3 @@ def test_logits_as_scores(score):
         opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=score, fake_score=0.5)
     assert net.weight.grad is None
     opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=1.0000001, fake_score=0.0)
-
-
-def test_probabilities_as_logits():
-    logits = torch.linspace(-4, 4, 64)
-    with pytest.warns(UserWarning, match=r"takes logits; all that it was given lie in \[0, 1\]") as caught:
-        probability_scores(logits.sigmoid(), (-logits).sigmoid())
-    assert caught[0].filename == __file__
-    probability_scores(logits, logits.sigmoid())
-    probability_scores(torch.zeros(64), torch.zeros(64))  # an output layer that begins with zeros
