@@ -86,11 +86,6 @@ TABLE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "shared=[module]": (lambda: shared(lambda module, _: [module[0]]), TypeError, SHARED + "list of Linear"),
     "shared=input": (lambda: shared(lambda *_: torch.ones(4, 3)), ValueError, "shared= needs tensors computed from"),
     "a loss of 0.0": (lambda: given(aux=0.0), TypeError, f"'aux' must be a scalar tensor; got float: {LEAVE_OUT}"),
-    "a loss of None": (
-        lambda: given(aux=None),
-        TypeError,
-        f"'aux' must be a scalar tensor; got NoneType: {LEAVE_OUT}; None is for a loss that another process",
-    ),
     "a constant loss": (lambda: given(aux=torch.tensor(0.0)), ValueError, f"'aux' has no graph .*: {LEAVE_OUT}"),
     "batch norm": (in_training_mode, RuntimeError, "batch normalization .* pass engine='autograd'"),
     "advas_penalty(D)": (lambda: penalty(advas_penalty, D), TypeError, PHI + "Linear"),
