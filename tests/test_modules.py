@@ -126,6 +126,7 @@ def test_a_trunk_that_was_compiled_for_a_single_walk_says_what_to_set(how: str, 
     torch._dynamo.reset()
     with torch._functorch.config.patch(donated_buffer=False):
         torch.stack(list(compiled(*batch).values())).sum().backward()
+        opt.zero_grad()  # or the plain gradients would be added
         gather(opt, how, compiled(*batch))
     found = {name: p.grad.clone() for name, p in model.named_parameters()}
     opt.zero_grad()

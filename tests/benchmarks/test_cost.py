@@ -267,8 +267,8 @@ finally:
 
 
 def test_what_is_stopped_draws_what_it_has(tmp_path: Path) -> None:
-    outcome = everything.run([sys.executable, "-c", STOPPED, str(tmp_path / "figure")], 3)
-    assert outcome.startswith("stopped at its limit of 3 s")
+    outcome = everything.run([sys.executable, "-c", STOPPED, str(tmp_path / "figure")], 8)
+    assert outcome.startswith("stopped at its limit of 8 s")
     assert (tmp_path / "figure").read_text() == "drawn"
     assert everything.run([sys.executable, "-c", "raise SystemExit(3)"], None) == "failed with exit code 3"
     assert everything.run([sys.executable, "-c", ""], 60) == "done"

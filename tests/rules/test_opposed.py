@@ -36,7 +36,7 @@ RULES = (
     OrthogonalProjection(favour="real", when="conflict"),
     AdaptiveWeights(epsilon=0.0),
     AdaptiveWeights(epsilon_mode="relative"),
-    AdaptiveWeights(epsilon=0.0, normalized=False, alpha2=0.1),
+    AdaptiveWeights(epsilon=0.0, normalized=False, alpha1=0.1, alpha2=0.1),
 )
 SCORES = {"real_score": 0.6, "fake_score": 0.5}
 LENGTHS = st.floats(2**-10, 2**10, width=32)
