@@ -116,8 +116,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
         check_base(base)
         group = check_group(process_group, reduce)
         combiner, names = Combiner(rule), names_of(base, params)
-        combine = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else combiner
-        settings = Settings(combiner, combine, names, engine, accumulate, blocks, refresh_every, group, reduce)
+        replay = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else None
+        settings = Settings(combiner, replay, names, engine, accumulate, blocks, refresh_every, group, reduce)
         super().__init__(base)
         self.rule = rule
         self.history: deque[Combination] = deque(maxlen=check_count("history", history, 0))

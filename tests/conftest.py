@@ -1,6 +1,7 @@
 """What every test starts from: one thread, a seeded generator, hypothesis without its clock."""
 
 import os
+from typing import Any
 
 # read when torch and NumPy are imported: their tensors are tiny here, and pytest already has a process on every core
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -21,6 +22,32 @@ settings.load_profile("gradweight")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture(scope="session")
+def triton_language() -> None:
+    """Triton's interpreter replaces its language once for each module of kernels, and no more at every launch.
+
+    It does so by hundreds of attributes, most of a small kernel's time.
+    """
+    if torch.cuda.is_available():
+        return
+    from triton.runtime import interpreter
+
+    replace, done = interpreter._patch_lang, {}
+
+    class Kept:
+        """What a launch would undo."""
+
+        def restore(self) -> None:
+            """Leave it."""
+
+    def once(function: Any) -> Kept:
+        if function.__module__ not in done:
+            done[function.__module__] = replace(function)
+        return Kept()
+
+    interpreter._patch_lang = once
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -58,6 +58,7 @@ def test_a_whole_step_is_one_graph(rule):
         torch.testing.assert_close(ours[0][name], theirs[0][name])
 
 
+@pytest.mark.slow
 def test_with_an_optimizer_of_torch_the_only_break_is_its_own():
     """`torch.optim.Optimizer.step` breaks the graph by itself: what leads to ``.grad`` is one graph."""
 
@@ -113,6 +114,7 @@ def test_a_compiled_module_that_an_earlier_backward_has_used_up(engine):
     opt.backward(losses())
 
 
+@pytest.mark.slow
 def test_rules_imported_before_torch():
     """Which array library a rule is given is found out while it is traced."""
     code = """

@@ -18,6 +18,7 @@ from gradweight.gradients.accumulation import AccumulatedGradients
 from gradweight.gradients.results import Gradients
 from gradweight.rules.claims import CLAIMS, NAMES
 from gradweight.step.combiner import Combiner
+from gradweight.step.combiner_input import CombinerInput
 
 every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
 
@@ -32,7 +33,7 @@ def combined(rule, m, devices, blocks=None, signals=None):
         losses = [torch.ones((), device=devices[1]) for _ in range(m)]
         one = AccumulatedGradients.from_micro_batch(Gradients(NAMES[:m], losses, rows), params, signals or {})
         both = replace(one, rows=[[torch.ones_like(p) for p in params] for _ in range(m)]).add(one)
-        seen, changed = Combiner(rule)(both, blocks, saved, targets, ReplicatedSums(params))
+        seen, changed = Combiner(rule)(CombinerInput(both, blocks, saved, targets, ReplicatedSums(params)))
         saved |= changed
     return seen
 

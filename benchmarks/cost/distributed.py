@@ -1,9 +1,9 @@
 """What does a step of several processes cost, and how much does it send? And a paper estimate for 8 to 4,096 GPUs.
 
-    python -m benchmarks.distributed [--processes 2] [--problems small,10m] [--losses 2,4] [--rounds N] [--quick]
+    python -m benchmarks.cost.distributed [--processes 2] [--problems small,10m] [--losses 2,4] [--rounds N] [--quick]
     torchrun --nproc-per-node 2 benchmarks/cost/distributed.py
-    python -m benchmarks.distributed --estimate      # no measurement: the table of docs/distributed.md
-    python -m benchmarks.distributed --page          # writes all tables into docs/distributed.md, and the figure
+    python -m benchmarks.cost.distributed --estimate      # no measurement: the table of docs/distributed.md
+    python -m benchmarks.cost.distributed --page          # writes all tables into docs/distributed.md, and the figure
 
 Processes of one gloo group on this machine train one network after the other; the modes take turns step by step, and
 every step is divided by the step of DDP on the summed loss in the same round. A time is that from one barrier to the
@@ -18,7 +18,6 @@ import contextlib
 import json
 import os
 import re
-import statistics
 import tempfile
 from collections.abc import Callable
 from pathlib import Path
@@ -34,7 +33,7 @@ from torch import distributed, multiprocessing
 from benchmarks.cost import distributed_memory
 from benchmarks.cost.distributed_estimate import estimate
 from benchmarks.cost.modes import EACH_BY_FSDP2, PLAIN, PROBLEMS, expected_bytes, modes
-from benchmarks.cost.timing import interleaved, quartiles_of_ratios
+from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.wire import sent_bytes
 from benchmarks.folders import CITED, ROOT, add_output_arguments, output_folder
 from benchmarks.record import machine_record
@@ -68,9 +67,7 @@ def measure(name: str, m: int, rounds: int) -> dict[str, Any]:
         "parameters": k,
         "losses": m,
         "processes": n,
-        "rounds": len(times[PLAIN]),
-        "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
-        "ratio_quartiles": quartiles_of_ratios(times, PLAIN),
+        **beside_plain(times, PLAIN),
         "bytes_sent": sent,
         "bytes_expected": {mode: expected_bytes(mode, k, m, n, sent[EACH_BY_FSDP2]) for mode in steps},
         "machine": machine_record(),

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -34,7 +33,7 @@ from torch import Tensor, nn
 from benchmarks.cost.cells import Batch, Call, Cell
 from benchmarks.cost.peers import torchjd
 from benchmarks.cost.problem import Problem
-from benchmarks.cost.timing import interleaved, quartiles_of_ratios
+from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, plain, started
 from benchmarks.models import mlp
 from benchmarks.record import device_arguments, machine_record
@@ -113,9 +112,7 @@ def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: fl
     return {
         "problem": problem,
         "m": m,
-        "rounds": len(times[PLAIN]),
-        "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
-        "ratio_quartiles": quartiles_of_ratios(times, PLAIN),
+        **beside_plain(times, PLAIN),
         "failed": failed,
     }
 

@@ -43,6 +43,7 @@ from gradweight.linalg.rows import Row
 from gradweight.linalg.weighted_sum import weighted_sum
 from gradweight.rules import AngleBisector
 from gradweight.step.combiner import Combiner
+from gradweight.step.combiner_input import CombinerInput
 from gradweight.step.replay import Replay
 
 LARGEST_TENSOR = 2**22
@@ -78,7 +79,7 @@ def replayed(k: int, m: int, tensors: int, device: torch.device) -> Callable[[],
     combine, sums = Replay(Combiner(AngleBisector())), ReplicatedSums(params)
 
     def run() -> None:
-        combine(given, None, {}, out, sums)
+        combine(CombinerInput(given, None, {}, out, sums))
 
     return run
 

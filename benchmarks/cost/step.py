@@ -15,7 +15,6 @@ variant that a cell or the machine cannot run is named with its error and left o
 from __future__ import annotations
 
 import argparse
-import statistics
 import warnings
 from pathlib import Path
 from typing import Any
@@ -28,7 +27,7 @@ import torch
 
 from benchmarks.cost.cells import CELLS, cells_to_run
 from benchmarks.cost.problem import Problem
-from benchmarks.cost.timing import interleaved, quartiles_of_ratios
+from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, started, variants
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 
@@ -45,9 +44,7 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
         "device": device.type,
         "parameters": sum(p.numel() for p in problem.net.parameters()),
         "losses": len(problem.losses()),
-        "rounds": len(times[PLAIN]),
-        "plain_ms": round(statistics.median(times[PLAIN]) * 1e3, 3),
-        "ratio_quartiles": quartiles_of_ratios(times, PLAIN),
+        **beside_plain(times, PLAIN),
         "failed": failed,
         "machine": machine_record(),
     }

@@ -6,11 +6,12 @@ import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import torch
 from tqdm import tqdm
 
-__all__ = ["interleaved", "quartiles", "quartiles_of_ratios"]
+__all__ = ["beside_plain", "interleaved", "quartiles", "quartiles_of_ratios"]
 
 TURN = 0.03
 """Seconds."""
@@ -74,6 +75,15 @@ def interleaved(
 def quartiles_of_ratios(times: Mapping[str, list[float]], base: str) -> dict[str, list[float]]:
     """First quartile, median and third quartile of each way's time over that of ``base`` in the same round."""
     return {name: quartiles([t / b for t, b in zip(some, times[base], strict=True)]) for name, some in times.items()}
+
+
+def beside_plain(times: Mapping[str, list[float]], plain: str) -> dict[str, Any]:
+    """What is kept of times: how many rounds, the plain step's median, and each way's ratios to it."""
+    return {
+        "rounds": len(times[plain]),
+        "plain_ms": round(statistics.median(times[plain]) * 1e3, 3),
+        "ratio_quartiles": quartiles_of_ratios(times, plain),
+    }
 
 
 def quartiles(values: Sequence[float]) -> list[float]:

@@ -28,6 +28,7 @@ from ..rule import (
     check_weights,
     faster_on_numpy_from,
 )
+from .combiner_input import CombinerInput
 from .coordinates import directions_by_coordinate
 from .state_names import for_losses, state_of, title
 
@@ -62,32 +63,15 @@ class Combiner:
         self.reads_entries = self._coordinate is not None or self.signals.statistics
         self._faster_on_numpy_from = faster_on_numpy_from(rule)
 
-    def __call__(
-        self,
-        accumulated: AccumulatedGradients,
-        blocks: Sequence[str | None] | None,
-        saved: State,
-        out: Sequence[Tensor | None],
-        sums: RowSums,
-    ) -> tuple[Combination, State]:
-        """Write the direction to ``out``.
-
-        Args:
-            accumulated: the rows, the losses and the signals.
-            blocks: the block that each parameter belongs to, None for those left alone (weight 1 for every loss);
-                or None for a single combination.
-            saved: what the rule remembers.
-            out: where to write, one per parameter; None where no loss reaches it.
-            sums: how inner products are formed, where other processes hold parts of the rows.
+    def __call__(self, given: CombinerInput) -> tuple[Combination, State]:
+        """Write the direction to ``given.out``.
 
         Raises:
             TypeError, ValueError: what the rule raises, or a result of a wrong type or shape; nothing is written then.
         """
         # backward() inside an autocast region must not round the rule's matrices to half precision
-        with _no_autocast(_device_of(out).type):
-            if blocks is None:
-                return self._whole(accumulated, saved, out, sums)
-            return self._by_block(accumulated, blocks, saved, out, sums)
+        with _no_autocast(_device_of(given.out).type):
+            return self._whole(given) if given.blocks is None else self._by_block(given, given.blocks)
 
     def weights_by_losses(self, accumulated: AccumulatedGradients, saved: State) -> tuple[Tensor, State]:
         """The weights of a rule that needs no gradients, and the entries of its state that change.
@@ -117,27 +101,20 @@ class Combiner:
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
         return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
 
-    def _whole(
-        self, accumulated: AccumulatedGradients, saved: State, out: Sequence[Tensor | None], sums: RowSums
-    ) -> tuple[Combination, State]:
+    def _whole(self, given: CombinerInput) -> tuple[Combination, State]:
+        accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums
         part = accumulated.rows, range(len(out))
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
-        weights, given, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
+        weights, signals, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
         finite = _finite(matrix) if self._coordinate is not None else _finite(matrix, weights)
         weights = _or_nan(weights, finite)
-        directions = self._by_coordinate(part, given, finite, out, sums)
+        directions = self._by_coordinate(part, signals, finite, out, sums)
         _write(accumulated.rows, weights, directions, out)
         return Combination(accumulated.names, losses, matrix, weights), changed
 
-    def _by_block(
-        self,
-        accumulated: AccumulatedGradients,
-        blocks: Sequence[str | None],
-        saved: State,
-        out: Sequence[Tensor | None],
-        sums: RowSums,
-    ) -> tuple[Combination, State]:
+    def _by_block(self, given: CombinerInput, blocks: Sequence[str | None]) -> tuple[Combination, State]:
+        accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums
         members: dict[str | None, list[int]] = {}
         for index, (block, target) in enumerate(zip(blocks, out, strict=True)):
             if target is not None:
@@ -156,11 +133,11 @@ class Combiner:
                 answers[block] = torch.ones_like(matrix[0]), {}
                 continue
             statistics = self._statistics(accumulated, (rows[block], members[block]), matrix, sums)
-            weights, given, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
+            weights, signals, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
             changed |= some
-            answers[block] = weights, given
+            answers[block] = weights, signals
         finite = _finite(total) if self._coordinate is not None else _finite(total, *(w for w, _ in answers.values()))
-        for block, (weights, given) in answers.items():
+        for block, (weights, signals) in answers.items():
             weights = _or_nan(weights, finite)
             if block is None:
                 decided[block] = weights, None
@@ -168,7 +145,7 @@ class Combiner:
             matrix, losses = grams[block]
             some_out = [out[i] for i in members[block]]
             part = rows[block], members[block]
-            decided[block] = weights, self._by_coordinate(part, given, finite, some_out, sums)
+            decided[block] = weights, self._by_coordinate(part, signals, finite, some_out, sums)
             combinations[block] = Combination(accumulated.names, losses, matrix, weights)
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
         for block, (weights, directions) in decided.items():

@@ -30,6 +30,7 @@ from ..gradients.weighted import weighted_gradient
 from ..linalg.rows import Row, added
 from ..rule import State
 from .combiner import write_row
+from .combiner_input import CombinerInput
 from .micro_batch import MicroBatch
 from .refresh import weights_to_hold
 
@@ -139,7 +140,7 @@ class PerLoss(Plan):
         out = self._out_buffers(accumulated)
         blocks = micro.blocks_of(accumulated.params)
         sums = micro.communicator.sums(accumulated.params)
-        combination, state = settings.combine(accumulated, blocks, micro.saved, out, sums)
+        combination, state = settings.combine(CombinerInput(accumulated, blocks, micro.saved, out, sums))
         state |= weights_to_hold(
             accumulated.names, combination.weights, settings.refresh_every, micro.saved, found=True
         )
@@ -248,7 +249,8 @@ class AtRepresentation(Plan):
         )
         self.direction = [torch.zeros_like(tensor) for tensor in features]
         sums = communicator.sums_over_samples(features)
-        self.combination, self.state = micro.settings.combine(accumulated, None, micro.saved, self.direction, sums)
+        given = CombinerInput(accumulated, None, micro.saved, self.direction, sums)
+        self.combination, self.state = micro.settings.combine(given)
 
     def _at_shared(self) -> Representation:
         micro = self.micro

@@ -11,12 +11,12 @@ from torch import Tensor
 from torch.utils import _pytree
 
 from ..combination import Combination
-from ..distributed.sums import RowSums
 from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.kernels import chunk_numbers, kernel_supports
 from ..linalg.tables import RecordedTables
 from ..rule import State
 from .combiner import Combiner
+from .combiner_input import CombinerInput
 
 __all__ = ["Graph", "Recording"]
 
@@ -39,24 +39,17 @@ class Recording:
 
     Args:
         combiner: what to record.
-        accumulated, blocks, saved, out, sums: what to call it with.
+        given: what to call it with.
     """
 
-    def __init__(
-        self,
-        combiner: Combiner,
-        accumulated: AccumulatedGradients,
-        blocks: Sequence[str | None] | None,
-        saved: State,
-        out: Sequence[Tensor | None],
-        sums: RowSums,
-    ) -> None:
+    def __init__(self, combiner: Combiner, given: CombinerInput) -> None:
         self._combiner = combiner
-        self._called_with = accumulated, blocks, saved, sums
-        self._tensors = [tensor for some in (*accumulated.rows, out) for tensor in some]
-        columns = [[t for t in column if t is not None] for column in zip(out, *accumulated.rows, strict=True)]
-        by_kernel = [not column or kernel_supports(column, len(accumulated.rows)) for column in columns]
-        self._multiplied = by_kernel * (len(accumulated.rows) + 1)
+        self._given = given
+        self._tensors = given.tensors()
+        rows = given.accumulated.rows
+        columns = [[t for t in column if t is not None] for column in zip(given.out, *rows, strict=True)]
+        by_kernel = [not column or kernel_supports(column, len(rows)) for column in columns]
+        self._multiplied = by_kernel * (len(rows) + 1)
         reads_entries = combiner.reads_entries
         self._copied = [
             t is not None and (reads_entries or not by_kernel)
@@ -78,7 +71,7 @@ class Recording:
         Raises:
             Exception: it cannot be recorded. Nothing has been written.
         """
-        accumulated, blocks, saved, sums = self._called_with
+        accumulated = self._given.accumulated
         device = accumulated.losses.device
         own = [
             torch.empty_like(t) if copied and t is not None else t
@@ -102,10 +95,11 @@ class Recording:
         chunks = 2 * sum(chunk_numbers(t.numel()) for t in out if t is not None)
         self._tables = RecordedTables(addresses, fixed, chunks, device)
         with self._tables.recording():
-            graph.capture(lambda: self._pack(self._combiner(replace(static, rows=rows), blocks, saved, out, sums)))
+            given = replace(self._given, accumulated=replace(static, rows=rows), out=out)
+            graph.capture(lambda: self._pack(self._combiner(given)))
         self._tables.end_recording()
         self._graph = graph
-        del self._tensors, self._called_with  # the gradients of this step
+        del self._tensors, self._given  # the gradients of this step
 
     def _pack(self, returned: tuple[Combination, State]) -> None:
         """Lay all tensors of one dtype into one, so that a clone of it outlives the next replay."""

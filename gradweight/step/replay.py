@@ -9,28 +9,22 @@ from __future__ import annotations
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from ..combination import Combination
 from ..distributed.sums import ReplicatedSums, RowSums
-from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import is_captured, is_eager
 from ..linalg.kernels import current_stream
 from ..rule import State
 from .combiner import Combiner
+from .combiner_input import CombinerInput
 from .cuda_graph import CudaGraph
 from .recording import Graph, Recording
 
-__all__ = ["GRAPHS", "KEPT", "MOST_COPIED", "Combine", "Replay"]
-
-Combine: TypeAlias = Callable[
-    [AccumulatedGradients, Sequence[str | None] | None, State, Sequence[Tensor | None], RowSums],
-    tuple[Combination, State],
-]
-"""What a `Combiner` is when it is called, and a `Replay`."""
+__all__ = ["GRAPHS", "KEPT", "MOST_COPIED", "Replay"]
 
 GRAPHS: dict[str, Callable[[torch.device], Graph]] = {"cuda": CudaGraph}
 """What records, for each kind of device where anything does."""
@@ -65,28 +59,21 @@ class Replay:
     def __reduce__(self) -> tuple[Any, ...]:
         return Replay, (self.combiner,)
 
-    def __call__(
-        self,
-        accumulated: AccumulatedGradients,
-        blocks: Sequence[str | None] | None,
-        saved: State,
-        out: Sequence[Tensor | None],
-        sums: RowSums,
-    ) -> tuple[Combination, State]:
+    def __call__(self, given: CombinerInput) -> tuple[Combination, State]:
         """As `Combiner.__call__`."""
-        tensors = [tensor for some in (*accumulated.rows, out) for tensor in some]
-        if self._failed or not _is_recordable(accumulated.losses, tensors, sums):
-            return self.combiner(accumulated, blocks, saved, out, sums)
+        tensors = given.tensors()
+        if self._failed or not _is_recordable(given.accumulated.losses, tensors, given.sums):
+            return self.combiner(given)
         addresses = [0 if tensor is None else tensor.data_ptr() for tensor in tensors]
-        kind = _kind(accumulated, blocks, saved, tensors, addresses)
+        kind = _kind(given, tensors, addresses)
         if self._comes_for_the_first_time(kind):
-            return self.combiner(accumulated, blocks, saved, out, sums)
+            return self.combiner(given)
         recording = self._kinds[kind]
         if recording is None:
-            recording = self._kinds[kind] = self._recorded(accumulated, blocks, saved, out, sums, addresses)
+            recording = self._kinds[kind] = self._recorded(given, tensors, addresses)
         if not isinstance(recording, Recording):
-            return self.combiner(accumulated, blocks, saved, out, sums)
-        return recording.replay(accumulated, tensors, addresses)
+            return self.combiner(given)
+        return recording.replay(given.accumulated, tensors, addresses)
 
     def _comes_for_the_first_time(self, kind: tuple[Any, ...]) -> bool:
         if kind in self._kinds:
@@ -98,20 +85,14 @@ class Replay:
         return True
 
     def _recorded(
-        self,
-        accumulated: AccumulatedGradients,
-        blocks: Sequence[str | None] | None,
-        saved: State,
-        out: Sequence[Tensor | None],
-        sums: RowSums,
-        addresses: Sequence[int],
+        self, given: CombinerInput, tensors: Sequence[Tensor | None], addresses: Sequence[int]
     ) -> Recording | bool:
         """The recording of a step like this one; False if there is to be none."""
-        device = accumulated.losses.device
-        read = [*(value for _, value in _entries(saved)), *(t for some in (*accumulated.rows, out) for t in some)]
+        device = given.accumulated.losses.device
+        read = [*(value for _, value in _entries(given.saved)), *tensors]
         if any(isinstance(value, Tensor) and value.device != device for value in read):
             return False
-        recording = Recording(self.combiner, accumulated, blocks, saved, out, sums)
+        recording = Recording(self.combiner, given)
         if recording.copied_elements > MOST_COPIED:
             return False
         try:
@@ -137,15 +118,9 @@ def _is_recordable(losses: Tensor, tensors: Sequence[Tensor | None], sums: RowSu
     )
 
 
-def _kind(
-    accumulated: AccumulatedGradients,
-    blocks: Sequence[str | None] | None,
-    saved: State,
-    tensors: Sequence[Tensor | None],
-    addresses: Sequence[int],
-) -> tuple[Any, ...]:
+def _kind(given: CombinerInput, tensors: Sequence[Tensor | None], addresses: Sequence[int]) -> tuple[Any, ...]:
     """What must be as it was for a recording to be replayed. Gradients have the shape and dtype of their parameter."""
-    losses = accumulated.losses
+    accumulated, losses = given.accumulated, given.accumulated.losses
     first: dict[int, int] = {}
     return (
         accumulated.names,
@@ -153,12 +128,12 @@ def _kind(
         current_stream(losses.device),
         tuple([(name, signal.shape) for name, signal in accumulated.signals.items()]),
         accumulated.scale is None,
-        None if blocks is None else tuple(blocks),
+        None if given.blocks is None else tuple(given.blocks),
         tuple([(p.shape, p.dtype, p.device) for p in accumulated.params]),
         tuple([None if t is None else (t.stride(), t.is_neg()) for t in tensors]),
         # which of them lie at one place, as where the direction is formed in the first row
         tuple([first.setdefault(address, place) for place, address in enumerate(addresses)]),
-        tuple([(name, _place(value)) for name, value in _entries(saved)]),
+        tuple([(name, _place(value)) for name, value in _entries(given.saved)]),
     )
 
 

@@ -6,15 +6,17 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
+from ..combination import Combination
 from ..contract.arguments import check_count, check_flag
 from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES, Engine
-from ..rule import CoordinateRule, StatefulRule
+from ..rule import CoordinateRule, State, StatefulRule
 from .blocks import Blocks, check_blocks
 from .combiner import Combiner
-from .replay import Combine
+from .combiner_input import CombinerInput
+from .replay import Replay
 
 __all__ = ["Settings"]
 
@@ -23,7 +25,7 @@ __all__ = ["Settings"]
 class Settings:
     """How steps are to be taken; `gradweight.MultiObjectiveGradient` documents each field.
 
-    `combine` is the combiner, or what replays it.
+    `replay` is what replays the combiner, if anything does.
 
     Raises:
         TypeError, ValueError: a rule that does not answer as one, see `check_rule_once`; ``accumulate`` that is no
@@ -33,7 +35,7 @@ class Settings:
     """
 
     combiner: Combiner
-    combine: Combine
+    replay: Replay | None
     names: dict[Tensor, str]
     engine: Engine
     accumulate: bool
@@ -56,6 +58,10 @@ class Settings:
                 f"refresh_every={self.refresh_every} holds one weight per loss: it needs blocks=None and a rule that "
                 f"gives weights; got blocks={self.blocks!r} and {rule!r}"
             )
+
+    def combine(self, given: CombinerInput) -> tuple[Combination, State]:
+        """The combination; its direction is written to ``given.out``."""
+        return self.combiner(given) if self.replay is None else self.replay(given)
 
     @property
     def remembers(self) -> bool:

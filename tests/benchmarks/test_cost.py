@@ -5,9 +5,7 @@ from __future__ import annotations
 import csv
 import importlib
 import json
-import os
 import re
-import subprocess
 import sys
 import time
 from pathlib import Path
@@ -23,26 +21,13 @@ from benchmarks.cost.counting import Counting, count
 from benchmarks.cost.overhead import combination
 from benchmarks.cost.peak import peak_bytes
 from benchmarks.cost.timing import interleaved
-from benchmarks.folders import ROOT
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
 from benchmarks.studies.ring import compare as ring
 from gradweight.linalg import gram
 from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
 
-
-def run(script: str, *arguments: str) -> str:
-    finished = subprocess.run(
-        [sys.executable, "-m", f"benchmarks.{script}", *arguments],
-        cwd=ROOT,
-        env={**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"},
-        capture_output=True,
-        text=True,
-        timeout=240,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    return finished.stdout
+from .running import run
 
 
 def run_here(monkeypatch: pytest.MonkeyPatch, script: str, out: Path, *arguments: str) -> dict[str, Any]:
@@ -63,7 +48,18 @@ def machine(path: Path) -> dict[str, object]:
 
 @pytest.mark.slow
 def test_ring(tmp_path: Path) -> None:
-    table = run("studies.ring.compare", "--steps", "20", "--seeds", "2", "--workers", "1", "--out", str(tmp_path))
+    table = run(
+        "-m",
+        "benchmarks.studies.ring.compare",
+        "--steps",
+        "20",
+        "--seeds",
+        "2",
+        "--workers",
+        "1",
+        "--out",
+        str(tmp_path),
+    )
     assert "plain" in table
     assert "aw" in table
     rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
@@ -95,7 +91,7 @@ def test_settings_of_the_ring(name: str) -> None:
 
 @pytest.mark.slow
 def test_pinn(tmp_path: Path) -> None:
-    table = run("studies.pinn", "--steps", "5", "--seeds", "1", "--out", str(tmp_path))
+    table = run("-m", "benchmarks.studies.pinn", "--steps", "5", "--seeds", "1", "--out", str(tmp_path))
     record = json.loads((tmp_path / "pinn.json").read_text())
     for name, errors in record["relative_error"].items():
         assert name in table
@@ -266,6 +262,7 @@ finally:
 """
 
 
+@pytest.mark.slow  # eight seconds of waiting
 def test_what_is_stopped_draws_what_it_has(tmp_path: Path) -> None:
     outcome = everything.run([sys.executable, "-c", STOPPED, str(tmp_path / "figure")], 8)
     assert outcome.startswith("stopped at its limit of 8 s")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -16,21 +14,7 @@ from benchmarks.cost.modes import PLAIN
 from benchmarks.folders import ROOT
 
 from ..test_docs import blocks
-
-
-def run(*command: str, folder: Path) -> str:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "MPLBACKEND": "Agg"}
-    finished = subprocess.run(
-        [sys.executable, *command],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=200,
-        check=False,
-    )
-    assert finished.returncode == 0, finished.stderr[-2000:]
-    return finished.stdout
+from .running import run
 
 
 @pytest.mark.slow

@@ -14,13 +14,14 @@ from benchmarks.rules.paths import run_toy
 from gradweight.rules.claims import CLAIMS
 
 from ..rules.test_docs import PAGE
-from .test_cost import machine, run
+from .running import run
+from .test_cost import machine
 
 
 @pytest.mark.slow
 def test_time(tmp_path: Path) -> None:
     run(
-        "rules",
+        *("-m", "benchmarks.rules"),
         *("--parts", "time", "--sizes", "2,16", "--only", "UPGrad,Krum", "--compile-seconds", "0"),
         *("--out", str(tmp_path), "--quick"),
     )

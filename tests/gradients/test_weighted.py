@@ -16,19 +16,7 @@ from gradweight.rules import (
     SmoothTchebycheff,
 )
 
-from .loss_level import (
-    NAMES,
-    Harmonic,
-    all_gradients,
-    batch,
-    every_rule,
-    named,
-    network,
-    same,
-    sgd,
-    train,
-    walks_of,
-)
+from .loss_level import NAMES, Harmonic, all_gradients, batch, every_rule, named, network, same, sgd, train, walks_of
 
 # ---- one backward, the same direction
 

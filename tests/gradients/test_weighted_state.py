@@ -15,17 +15,7 @@ from gradweight.rules import (
 )
 
 from ..optimizers import assert_resumes_bit_for_bit
-from .loss_level import (
-    LOSS_LEVEL,
-    batch,
-    every_rule,
-    named,
-    network,
-    same,
-    sgd,
-    states,
-    train,
-)
+from .loss_level import LOSS_LEVEL, batch, every_rule, named, network, same, sgd, states, train
 
 # ---- micro-batches
 

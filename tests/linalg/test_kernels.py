@@ -25,11 +25,14 @@ from gradweight.rules import AngleBisector
 pytest.importorskip("triton")
 
 # the interpreter calculates with NumPy, which warns of inf and NaN
-pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.usefixtures("triton_language"),
+]
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 if DEVICE == "cuda":  # then these are what the marker is for
-    pytestmark = [pytestmark, pytest.mark.cuda]
+    pytestmark += [pytest.mark.cuda]
 
 # pieces are as small as the interpreter is slow, or as they are
 SHAPES = [(), (0,), (1,), (7,), (64,), (256,), (16, 33), (3, 5, 20)] + [(130, 300)] * (DEVICE == "cuda")
@@ -239,6 +242,7 @@ print("compiled")
 """
 
 
+@pytest.mark.slow
 def test_they_compile_for_a_gpu():
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     run = subprocess.run(

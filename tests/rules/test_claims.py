@@ -324,7 +324,8 @@ def test_runs_on_fake_tensors(claims):
     assert found.shape == (rows.shape[1:] if isinstance(claims.rule, CoordinateRule) else rows.shape[:1])
 
 
-SLOW_TO_COMPILE = {"FairGrad(alpha=0.5)"}  # NashMTL compiles the same solver
+# NashMTL compiles the same solver as the first, AlignedMTL and MGDA the loops of the others
+SLOW_TO_COMPILE = {"FairGrad(alpha=0.5)", "ConFIG", "SDMGrad"}
 
 
 @pytest.mark.parametrize(

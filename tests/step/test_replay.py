@@ -1,9 +1,4 @@
-"""A combination that is recorded once and replayed gives what is given operation by operation.
-
-Without a GPU, `Recording` (tests/recording.py) is in the place of the CUDA graph, and Triton's interpreter runs the
-kernels: every operation of torch and every launch is done again on the memory that it was recorded with, so that what
-still looks at an earlier step's gradients gives other numbers.
-"""
+"""A combination that is recorded once and replayed gives what is given operation by operation."""
 
 from __future__ import annotations
 
@@ -13,178 +8,26 @@ import warnings
 
 import pytest
 import torch
-from torch import nn
-from torch.utils._python_dispatch import _disable_current_modes
 
-from gradweight import MultiObjectiveGradient
-from gradweight.linalg import gram, kernels
-from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.rules import CRMOGM, DWA, AngleBisector, GradDrop, PINNAnnealing, UPGrad
-from gradweight.rules.claims import CLAIMS, NAMES
-from gradweight.step import combiner, cuda_graph, replay
-from tests.recording import Recording
+from gradweight.rules.claims import CLAIMS
+from gradweight.step import replay
+
+from .replaying import DEVICE, Net, Training, close, compare, the_same
 
 pytest.importorskip("triton")
 
 # the interpreter calculates with NumPy, which warns of inf and NaN
-pytestmark = [pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning")]
-
-DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:invalid value encountered:RuntimeWarning"),
+    pytest.mark.usefixtures("triton_language"),
+]
 if DEVICE == "cuda":  # then these are what the marker is for
     pytestmark += [pytest.mark.cuda]
 
 
-class Graph:
-    """What a CUDA graph does, on a CPU."""
-
-    def __init__(self, device):
-        self.recording = Recording()
-        self.replays = 0
-
-    def capture(self, function):
-        def launch(kernel, programs, *args, **constants):
-            with _disable_current_modes():
-                self.recording.calls.append((lambda: run(kernel, programs, *args, **constants), (), {}, None))
-
-        run, kernels.launch = kernels.launch, launch
-        try:
-            with self.recording:
-                function()
-        finally:
-            kernels.launch = run
-        # memory that is set aside is no operation, and what lies in it is not to be replaced by other garbage
-        self.recording.calls = [call for call in self.recording.calls if "empty" not in str(call[0])]
-
-    def replay(self):
-        self.replays += 1
-        self.recording.replay()
-
-
-@pytest.fixture(autouse=True)
-def graphs(monkeypatch):
-    """The graphs that are recorded."""
-    made = []
-
-    def counted(device):
-        made.append(Graph(device) if DEVICE == "cpu" else Counted(device))
-        return made[-1]
-
-    class Counted(cuda_graph.CudaGraph):
-        replays = 0
-
-        def replay(self):
-            self.replays += 1
-            super().replay()
-
-    monkeypatch.setitem(replay.GRAPHS, DEVICE, counted)
-    if DEVICE == "cpu":  # as on a device: nothing is read back, and kernels do what there are kernels for
-        kernels.DEVICES.add(DEVICE)
-        kernels._kept_chunks.cache_clear()
-        monkeypatch.setattr(kernels, "CHUNK", 64)
-        monkeypatch.setattr(kernels, "_BLOCK", 32)
-        monkeypatch.setattr(kernels, "_MANY_BLOCK", 32)
-        monkeypatch.setattr(gram, "is_host_readable", lambda tensor: False)
-        monkeypatch.setattr(combiner, "is_host_readable", lambda tensor: False)
-        monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
-        monkeypatch.setitem(gram.CUTS, "cpu", gram.CUTS["cuda"])
-    yield made
-    if DEVICE == "cpu":
-        kernels.DEVICES.discard(DEVICE)
-        kernels._kept_chunks.cache_clear()
-
-
-class Net(nn.Module):
-    """A trunk and heads; a layer that only the first loss reaches, and one that none does."""
-
-    def __init__(self, m, dtype=torch.float32):
-        super().__init__()
-        self.trunk = nn.Linear(3, 4, dtype=dtype)
-        self.heads = nn.Linear(4, m, dtype=dtype)
-        self.first = nn.Linear(4, 1, dtype=dtype)
-        self.unused = nn.Linear(2, 2, dtype=dtype)
-
-    def forward(self, x):
-        features = torch.tanh(self.trunk(x))
-        out = self.heads(features)
-        return features, torch.cat([out[:, :1] + self.first(features), out[:, 1:]], 1)
-
-
-class Training:
-    """Steps on other data each, through an optimizer with a rule."""
-
-    def __init__(self, rule, m=3, signals=None, net=None, shared=False, scaler=None, **options):
-        torch.manual_seed(3)
-        self.names = NAMES[:m]
-        self.net = (net or Net(m)).to(DEVICE)
-        self.signals = signals or {}
-        self.shared = shared
-        self.scaler = scaler
-        base = torch.optim.SGD(self.net.named_parameters(), lr=0.05, momentum=0.5, foreach=False)
-        self.opt = MultiObjectiveGradient(base, rule, **options)
-        self.steps = 0
-        self.held = []  # what would be freed, so that gradients lie somewhere else on every step
-
-    def backward(self, names=None):
-        self.steps += 1
-        generator = torch.Generator().manual_seed(self.steps)
-        dtype = self.net.trunk.weight.dtype
-        x = torch.randn(5, 3, generator=generator).to(DEVICE, dtype)
-        features, out = self.net(x)
-        losses = {
-            name: (out[:, i] - i).abs().square().mean() + 0.1
-            for i, name in enumerate(self.names)
-            if names is None or name in names
-        }
-        signals = {name: value + self.steps / 1000 for name, value in self.signals.items()}
-        self.held.append(torch.empty(self.steps * 3, device=DEVICE))
-        at = features if self.shared else None
-        return self.opt.backward(losses, shared=at, scaler=self.scaler, **signals)
-
-    def step(self, micro_batches=1, names=None):
-        self.opt.zero_grad()
-        for _ in range(micro_batches):
-            seen = self.backward(names)
-        grads = [None if p.grad is None else p.grad.clone() for p in self.net.parameters()]
-        if self.scaler is None:
-            self.opt.step()
-        else:
-            self.scaler.step(self.opt)
-            self.scaler.update()
-        return seen, grads
-
-
-def close(ours, theirs):
-    # what kernels add up is the same either way; other operations are the very same
-    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-7, equal_nan=True)
-
-
-def the_same(seen, other):
-    assert seen.names == other.names
-    close([seen.losses, seen.gram, seen.weights], [other.losses, other.gram, other.weights])
-    assert seen.blocks.keys() == other.blocks.keys()
-    for name, block in seen.blocks.items():
-        the_same(block, other.blocks[name])
-
-
-def compare(make, graphs, steps=5, replays=None, step=lambda training, i: training.step()):
-    """Steps of two trainings, one of which replays; returns that one."""
-    ours, theirs = make(cuda_graphs=True), make(cuda_graphs=False)
-    theirs.net.load_state_dict(ours.net.state_dict())
-    with warnings.catch_warnings():
-        warnings.simplefilter("error")
-        for i in range(steps):
-            (seen, grads), (plain, plain_grads) = step(ours, i), step(theirs, i)
-            the_same(seen, plain)
-            close(grads, plain_grads)
-    done = sum(graph.replays for graph in graphs)
-    assert done == replays if replays is not None else done > 0
-    close(list(ours.net.parameters()), list(theirs.net.parameters()))
-    close(ours.opt._step.saved(), theirs.opt._step.saved())
-    return ours
-
-
 @pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
-@pytest.mark.parametrize("accumulate", [True, False], ids=["", "in place"])
+@pytest.mark.parametrize("accumulate", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["", "in place"])
 def test_every_rule_is_replayed(claims, accumulate, graphs):
     low, high = claims.losses
     m = min(high, max(low, 3))
@@ -262,7 +105,7 @@ def test_gradients_in_another_order_of_elements_are_copied(graphs):
             return features, out + torch.stack([TransposedGradient.apply(w).square().sum(), w.sum(), out[0, 2]])
 
     training = compare(lambda **options: Training(AngleBisector(), net=Transposed(3), **options), graphs)
-    [recorded] = training.opt._step.settings.combine._kinds.values()
+    [recorded] = training.opt._step.settings.replay._kinds.values()
     assert sum(recorded._copied) == 4  # its gradients and the direction
 
 
@@ -282,7 +125,7 @@ def test_no_more_recordings_are_kept_than_promised(graphs, monkeypatch):
     sets = [None, ("a", "b"), ("c",)]
     step = lambda training, i: training.step(names=sets[i // 4 % 3])  # noqa: E731
     ours = compare(lambda **options: Training(AngleBisector(), **options), graphs, steps=24, step=step)
-    assert len(ours.opt._step.settings.combine._kinds) == 2
+    assert len(ours.opt._step.settings.replay._kinds) == 2
     assert len(graphs) == 6
 
 

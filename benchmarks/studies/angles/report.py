@@ -15,9 +15,18 @@ from benchmarks.studies.angles.runs import COLUMNS, NORMS, RULES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
 
 INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#bbbbbb", "#0072b2", "#d55e00", "#009e73"
 STYLE = {"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY}
+
+
+def save(figure: Figure, path: Path, x: str, y: str) -> None:
+    """Label the outer axes of a grid of two columns, write it, and close it."""
+    figure.supxlabel(x)
+    figure.supylabel(y)
+    figure.savefig(path, dpi=110)
+    plt.close(figure)
 
 
 @plt.rc_context(STYLE)
@@ -40,12 +49,7 @@ def draw_angles(rows: list[dict[str, Any]], path: Path) -> None:
         axis.set_title(f"{titles[loss]}; {norm}", loc="left", fontsize=11)
         tidy(axis)
         beside(axis, ends)
-    for axis in axes[-1]:
-        axis.set_xlabel("iteration (gaps: a hinge loss without gradient)")
-    for axis in axes[:, 0]:
-        axis.set_ylabel("angle (degrees)")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path, "iteration (gaps: a hinge loss without gradient)", "angle (degrees)")
 
 
 @plt.rc_context(STYLE)
@@ -70,15 +74,11 @@ def draw_scores(rows: list[dict[str, Any]], path: Path) -> None:
             ends.append(("aw, rescaled" if column == "aw at its length" else column, gap[-1], colour))
         axes[3, j].set_title(f"gap D(x) - D(G(z)), {norm}", loc="left", fontsize=11)
         labels.append((axes[3, j], ends))
-        axes[3, j].set_xlabel("iteration")
     for axis in axes.flat:
         tidy(axis)
     for axis, ends in labels:  # last, when both axes of a row have their range
         beside(axis, ends)
-    for axis in axes[:, 0]:
-        axis.set_ylabel("mean logit")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path, "iteration", "mean logit")
 
 
 @plt.rc_context(STYLE)
