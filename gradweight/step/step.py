@@ -27,7 +27,7 @@ from .refresh import held_weights
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
-from .step_check import check_scaler, count_steps, says_otherwise
+from .step_check import check_scaler, warn_of_other_gradients
 
 __all__ = ["Step"]
 
@@ -251,7 +251,8 @@ class Step:
         if self.scaler is not None and ready:
             check_scaler(self.scaler(), self.base)
         if not (closure or self.warned):
-            self.warned = says_otherwise(self.progress.watch if ready else None, self.base, begun=self.last is not None)
+            watch = self.progress.watch if ready else None
+            self.warned = warn_of_other_gradients(watch, self.base, begun=self.last is not None)
         self.through_wrapper = True
 
     def after_base_step(self) -> Combination | None:
@@ -269,3 +270,16 @@ class Step:
         """The losses of the last `join`, if its scalar is alive and no backward pass has come to it."""
         deferred = None if self.deferred is None else self.deferred()
         return None if deferred is None or deferred.done else deferred
+
+
+def count_steps(step: Step) -> None:
+    """Have ``base.step()`` by itself count as a step, too, as long as ``step`` is alive."""
+    this = weakref.ref(step)
+
+    def after(*_: Any) -> None:
+        step = this()
+        if step is not None and not step.through_wrapper and step.progress.phase is Phase.READY:
+            step.after_base_step()
+
+    if hasattr(step.base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
+        step.base.register_step_post_hook(after)

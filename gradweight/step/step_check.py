@@ -16,19 +16,14 @@ still multiplied by the scale of a `GradScaler`            an error
 from __future__ import annotations
 
 import warnings
-import weakref
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
 from .grad_watch import GradWatch
-from .phase import Phase
 
-if TYPE_CHECKING:
-    from .step import Step
-
-__all__ = ["check_scaler", "count_steps", "says_otherwise"]
+__all__ = ["check_scaler", "warn_of_other_gradients"]
 
 _LEVEL = 5  # the caller of the wrapper's step()
 
@@ -51,20 +46,7 @@ def check_scaler(scaler: Any, base: Optimizer) -> None:
         )
 
 
-def count_steps(step: Step) -> None:
-    """Have ``base.step()`` by itself count as a step, too, as long as ``step`` is alive."""
-    this = weakref.ref(step)
-
-    def after(*_: Any) -> None:
-        step = this()
-        if step is not None and not step.through_wrapper and step.progress.phase is Phase.READY:
-            step.after_base_step()
-
-    if hasattr(step.base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
-        step.base.register_step_post_hook(after)
-
-
-def says_otherwise(watch: GradWatch | None, base: Optimizer, *, begun: bool) -> bool:
+def warn_of_other_gradients(watch: GradWatch | None, base: Optimizer, *, begun: bool) -> bool:
     """Warn if the step that is to come follows other gradients than the rule's; returns whether it did.
 
     Args:
