@@ -28,12 +28,13 @@ from typing import Literal, TypeAlias, get_args
 
 from torch import Tensor
 
+from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
 from .auto import AutoEngine
 from .autograd import by_autograd
 from .batched import by_batched
 from .func import by_func
-from .graph import Graph, are_sharded, check_nonempty, check_reached
+from .graph import Graph, check_nonempty, check_reached
 from .hooks import by_hooks
 from .inner import by_autograd_with_inner
 from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
@@ -72,7 +73,7 @@ def loss_gradients(
     Raises:
         TypeError, ValueError: as `gradweight.MultiObjectiveGradient.backward` lists them; nothing has been changed.
     """
-    sharded = are_sharded(params)
+    sharded = any_sharded(params)
     if sharded and (are_functions(losses) or engine == "autograd"):
         got = "losses that are functions" if are_functions(losses) else "engine='autograd'"
         raise ValueError(
@@ -93,17 +94,18 @@ def loss_gradients(
     values = check_losses(losses)
     graphs = Graph.of_each(list(values.values()))
     check_reached(values, graphs, params, engine)
+    custom = True in [graph.custom for graph in graphs]
     rows: Iterable[Row] | None = None
     if engine == "auto":
-        engine = "hooks" if sharded or any(graph.reentrant for graph in graphs) else "autograd"
-        if auto is not None and engine == "autograd" and not any(graph.custom for graph in graphs):
+        engine = "hooks" if sharded or True in [graph.reentrant for graph in graphs] else "autograd"
+        if auto is not None and engine == "autograd" and not custom:
             rows = auto.batched_rows(values, graphs, params, retain_graph, scale)
             engine = "autograd" if rows is None else "batched"
     if auto is not None:
         auto.used = engine
     if rows is None:
         retain = [retain_graph or graph.shared for graph in graphs]
-        if engine == "autograd" and any(graph.custom for graph in graphs):
+        if engine == "autograd" and custom:
             rows = by_autograd_with_inner(list(values.values()), params, graphs, retain, scale)
         else:
             differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]

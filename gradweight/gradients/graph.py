@@ -10,13 +10,12 @@ from torch import Tensor
 from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
-from ..linalg.layout import is_sharded
+from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
 
 __all__ = [
     "Edge",
     "Graph",
-    "are_sharded",
     "check_nonempty",
     "check_reached",
     "edge_of",
@@ -106,7 +105,7 @@ class Graph:
             kinds.add(kind)
             pending.extend(node.next_functions)  # type: ignore[arg-type]
         reentrant = _REENTRANT_CHECKPOINT in {kind.__name__ for kind in kinds}
-        custom = any(issubclass(kind, BackwardCFunction) for kind in kinds)
+        custom = True in [issubclass(kind, BackwardCFunction) for kind in kinds]
         return Graph(nodes, leaves, reentrant, custom, shared, frozenset(met))
 
 
@@ -126,16 +125,16 @@ def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params:
     inner = {
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
-    reentrant = any(graph.reentrant for graph in graphs)
+    reentrant = True in [graph.reentrant for graph in graphs]
     if reentrant and engine in ("autograd", "batched"):
         raise RuntimeError(reentrant_message(f"engine={engine!r}"))
-    hidden = reentrant or any(graph.custom for graph in graphs)
+    hidden = reentrant or True in [graph.custom for graph in graphs]
     for (name, loss), graph in zip(values.items(), graphs, strict=True):
         # the parameters inside a checkpoint, or a function like one, are not in the graph: the rows will tell
         if graph.reentrant or graph.custom or (graph.shared and hidden) or _reaches(graph, ids, inner):
             continue
         # FSDP2's graphs end in tensors that it has gathered from the parameters
-        if not (are_sharded(params) or (graph.shared and _reaches(Graph.of(loss), ids, inner))):
+        if not (any_sharded(params) or (graph.shared and _reaches(Graph.of(loss), ids, inner))):
             raise ValueError(_unreached_message(name))
 
 
@@ -166,8 +165,3 @@ def reentrant_message(engine: str) -> str:
         f"{engine} cannot see through torch.utils.checkpoint with use_reentrant=True, which would give silent zeros: "
         "pass use_reentrant=False to checkpoint, or engine='hooks' to MultiObjectiveGradient"
     )
-
-
-def are_sharded(params: Iterable[Tensor]) -> bool:
-    """Whether any parameter is a DTensor, of which this process holds a part."""
-    return any(map(is_sharded, params))

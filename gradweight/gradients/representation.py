@@ -9,9 +9,10 @@ import torch
 from torch import Tensor
 
 from ..contract.arguments import tensors_of
+from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
 from .autograd import cotangent_of, dense
-from .graph import Graph, are_sharded, edge_of, retain_graphs
+from .graph import Graph, edge_of, retain_graphs
 from .losses import check_losses
 from .results import Gradients
 
@@ -81,7 +82,7 @@ def at_representation(
     graphs = [Graph.of(loss, tensors=set(edges)) for loss in values.values()]
     behind: set[int] = set().union(*(Graph.of(tensor).leaves for tensor in shared))
     trunk = [id(p) in behind for p in params]
-    if are_sharded(params):
+    if any_sharded(params):
         raise ValueError(
             "shared= cannot differentiate by sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad alone"
         )

@@ -12,6 +12,7 @@ from torch.nn import Parameter
 __all__ = [
     "CHUNK",
     "LOW_PRECISION",
+    "any_sharded",
     "chunks",
     "coordinates",
     "cut",
@@ -92,11 +93,19 @@ def is_dense(tensor: Tensor) -> bool:
     return True
 
 
+_ORDINARY = {Parameter, Tensor}
+
+
 def is_sharded(tensor: Tensor) -> bool:
     """Whether ``tensor`` is a DTensor, of which this process holds a part."""
     # by its attribute, so that torch.distributed.tensor is not imported where nothing is distributed; asking an
     # ordinary tensor for an attribute that it lacks is slow
-    return type(tensor) not in (Parameter, Tensor) and hasattr(tensor, "_local_tensor")
+    return type(tensor) not in _ORDINARY and hasattr(tensor, "_local_tensor")
+
+
+def any_sharded(tensors: Sequence[Tensor]) -> bool:
+    """Whether one of them is a DTensor."""
+    return not set(map(type, tensors)) <= _ORDINARY and any(map(is_sharded, tensors))
 
 
 def fits(tensor: Tensor, parameter: Tensor) -> bool:
@@ -105,6 +114,6 @@ def fits(tensor: Tensor, parameter: Tensor) -> bool:
         tensor.shape == parameter.shape
         and tensor.dtype == parameter.dtype
         and tensor.device == parameter.device
-        and is_dense(tensor)
+        and (tensor.is_contiguous() or is_dense(tensor))
         and (tensor.stride() == parameter.stride() or not is_dense(parameter))
     )

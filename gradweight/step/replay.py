@@ -36,6 +36,9 @@ MOST_COPIED = 2**22
 """Elements that may be copied for a replay. With more of them a step is bound by memory, not by launches."""
 
 
+_ORDINARY = {Tensor, type(None)}
+
+
 class Replay:
     """A combiner whose work is recorded when a kind of step comes for the second time, and replayed from then on.
 
@@ -114,7 +117,7 @@ def _is_recordable(losses: Tensor, tensors: Sequence[Tensor | None], sums: RowSu
         and type(sums) is ReplicatedSums
         and is_eager(losses)
         and not is_captured(losses)
-        and all(tensor is None or type(tensor) is Tensor for tensor in tensors)
+        and set(map(type, tensors)) <= _ORDINARY
     )
 
 
