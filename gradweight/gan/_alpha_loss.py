@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
-
-import torch
 from torch import Tensor
 
-__all__ = ["alpha_loss", "check_alpha"]
+from .. import adversarial
+
+__all__ = ["alpha_loss"]
 
 
 def alpha_loss(logits: Tensor, alpha: float) -> Tensor:
@@ -37,6 +36,7 @@ def alpha_loss(logits: Tensor, alpha: float) -> Tensor:
         ValueError: alpha out of its range.
 
     Example:
+        >>> import math, torch
         >>> alpha_loss(torch.tensor([0.0, 2.0]), 0.5)
         tensor([1.0000, 0.1353])
         >>> alpha_loss(torch.tensor([0.0, 2.0]), math.inf)
@@ -46,26 +46,5 @@ def alpha_loss(logits: Tensor, alpha: float) -> Tensor:
         Sypherd, Diaz, Cava, Dasarathy, Kairouz, Sankar. A Tunable Loss Function for Robust Classification. IEEE
         Transactions on Information Theory 2022, arXiv:1906.02314.
     """
-    check_alpha(alpha, "alpha_loss", "alpha")
-    # exp(12) is beyond float16, and alpha = 1/2 has it at s = -12, where no clamp of D is in force
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    b = 1.0 if alpha == math.inf else (alpha - 1) / alpha  # 1 - 1/alpha loses its digits near alpha = 1
-    # All of it is made of e = exp(-|s|) in (0, 1], so that no derivative is a difference of nearly equal numbers. Those
-    # of logsigmoid have the factor 1 - sigmoid, which rounds to 0 in float32 where s > 17; softplus is the identity
-    # above 20; abs and minimum have second derivatives at s = 0 that are none of the loss's.
-    negative = logits < 0
-    log_d = torch.where(negative, logits, 0) - torch.log1p(torch.exp(torch.where(negative, logits, -logits)))
-    if b == 0:
-        return -log_d
-    x = b * log_d
-    power_minus_1 = torch.expm1(x)
-    if b > 0:
-        # torch takes expm1(x) + 1 for the derivative, of which nothing but rounding is left where x is far below 0
-        power_minus_1 = torch.where(x < -1, torch.exp(x) - 1, power_minus_1)
-    return -power_minus_1 / b
-
-
-def check_alpha(alpha: float, owner: str, field: str) -> None:
-    """Raise `ValueError` unless ``alpha`` is an order."""
-    if not alpha > 0:
-        raise ValueError(f"{owner} needs {field} in (0, inf]; got {alpha}")
+    loss: Tensor = adversarial.alpha_loss(logits, alpha)
+    return loss

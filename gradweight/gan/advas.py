@@ -8,6 +8,7 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor
 
+from ..adversarial import inner_product, squared_norm_without_bias, wide
 from ..contract.arguments import check_phi
 from ..gradients.graph import Graph
 from ..gradients.losses import check_losses
@@ -196,13 +197,14 @@ def advas_penalty_unbiased(
         return _gradient(lambda p: per_sample_loss(p, f, r), phi, "func", True)
 
     gradients = torch.vmap(gradient, randomness="different")(fake, real)  # dropout has a mask for each sample
-    means = {name: g.mean(0) for name, g in gradients.items()}
-    variance = torch.stack([g.var(0).sum() for g in gradients.values()]).sum()
-    return _inner(means, means) - variance / len(fake)
+    penalty: Tensor = squared_norm_without_bias([*gradients.values()])
+    return penalty
 
 
 def _inner(first: Gradient, second: Gradient) -> Tensor:
-    return torch.stack([(g * second[name]).sum() for name, g in first.items() if name in second]).sum()
+    both = [name for name in first if name in second]
+    product: Tensor = inner_product([first[name] for name in both], [second[name] for name in both])
+    return product
 
 
 def _gradient(loss_fn: Callable[[dict[str, Tensor]], Tensor], phi: Params, engine: Engine, check: bool) -> Gradient:
@@ -272,8 +274,7 @@ def _reached(phi: Params, found: Sequence[Sequence[Tensor | None]]) -> Gradient:
     for part in found:
         for name, g in zip(phi, part, strict=True):
             if g is not None:
-                wide = g.to(torch.promote_types(g.dtype, torch.float32))
-                gradient[name] = gradient[name] + wide if name in gradient else wide
+                gradient[name] = gradient[name] + wide(g) if name in gradient else wide(g)
     if not gradient:
         raise ValueError(_unreached(phi))
     return gradient

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from ._alpha_loss import alpha_loss, check_alpha
+from ..adversarial import check_alpha
+from ._alpha_loss import alpha_loss
 from .losses import PerSampleLoss
 
 __all__ = ["Alpha"]

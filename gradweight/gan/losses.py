@@ -15,10 +15,10 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol
 
-import torch
 from torch import Tensor
 from torch.nn.functional import relu
 
+from ..adversarial import wide
 from ._alpha_loss import alpha_loss
 
 __all__ = ["GANLoss", "Hinge", "LeastSquares", "PerSampleLoss", "Vanilla", "Wasserstein"]
@@ -179,7 +179,8 @@ class LeastSquares(PerSampleLoss):
 
 def _squared(x: Tensor) -> Tensor:
     # the square of a logit beyond 256 overflows float16
-    return x.to(torch.promote_types(x.dtype, torch.float32)).square()
+    squared: Tensor = wide(x).square()
+    return squared
 
 
 @dataclass(frozen=True)

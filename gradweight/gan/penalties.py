@@ -10,6 +10,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..adversarial import distance_from_1, wide
+
 __all__ = ["gradient_penalty", "r1_penalty", "r2_penalty"]
 
 
@@ -55,10 +57,8 @@ def gradient_penalty(
     x = fake + u * (real - fake)
     if not x.requires_grad:
         x.requires_grad_()
-    squared = _squared_gradients(critic(x), x)
-    # the square root has no derivative at 0, and a NaN that is multiplied by 0 afterwards is one still
-    norm = torch.where(squared > 0, torch.where(squared > 0, squared, 1).sqrt(), 0)
-    return (norm - 1).square().mean()
+    penalty: Tensor = distance_from_1(_squared_gradients(critic(x), x))
+    return penalty
 
 
 def r1_penalty(real_logits: Tensor, real: Tensor) -> Tensor:
@@ -126,4 +126,5 @@ def _squared_gradients(logits: Tensor, samples: Tensor, otherwise: str = "") -> 
     if gradient is None:
         raise ValueError(otherwise or "gradient_penalty needs a critic whose logits depend on its samples")
     # the square of a half-precision norm overflows beyond 255
-    return gradient.flatten(1).to(torch.promote_types(gradient.dtype, torch.float32)).square().sum(1)
+    squared: Tensor = wide(gradient.flatten(1)).square().sum(1)
+    return squared

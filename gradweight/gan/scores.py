@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from typing_extensions import TypedDict
 
+from ..adversarial import check_sign, ranked_above, wide
+
 __all__ = ["Scores", "critic_scores", "probability_scores"]
 
 
@@ -39,10 +41,10 @@ def probability_scores(real_logits: Tensor, fake_logits: Tensor, *, sign: int = 
         Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks. CVPR 2021,
         arXiv:2012.03149, section 3.
     """
-    _check_sign(sign, "probability_scores")
+    check_sign(sign, "probability_scores")
     return {
-        "real_score": _wide(sign * real_logits).sigmoid().mean(),
-        "fake_score": _wide(sign * fake_logits).sigmoid().mean(),
+        "real_score": wide(sign * real_logits).sigmoid().mean(),
+        "fake_score": wide(sign * fake_logits).sigmoid().mean(),
     }
 
 
@@ -72,16 +74,6 @@ def critic_scores(real_scores: Tensor, fake_scores: Tensor, *, sign: int = 1) ->
         >>> critic_scores(torch.tensor([1003.0, 1001.0]), torch.tensor([1002.0, 1000.0]))
         {'real_score': tensor(0.7500), 'fake_score': tensor(0.2500)}
     """
-    _check_sign(sign, "critic_scores")
-    difference = _wide(sign * real_scores).reshape(-1, 1) - _wide(sign * fake_scores).reshape(1, -1)
-    real_score = (difference.sign().mean() + 1) / 2
+    check_sign(sign, "critic_scores")
+    real_score = ranked_above(sign * real_scores, sign * fake_scores)
     return {"real_score": real_score, "fake_score": 1 - real_score}
-
-
-def _wide(logits: Tensor) -> Tensor:
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def _check_sign(sign: int, owner: str) -> None:
-    if sign not in (1, -1):
-        raise ValueError(f"{owner} needs sign 1 (real scored high) or -1 (real scored low); got {sign}")

@@ -80,3 +80,10 @@ def test_logits_as_scores(score):
         opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=score, fake_score=0.5)
     assert net.weight.grad is None
     opt.backward({"real": out.mean(), "fake": out.square().mean()}, real_score=1.0000001, fake_score=0.0)
+
+
+@pytest.mark.parametrize("scores", [probability_scores, critic_scores])
+def test_compiled_in_one_graph(scores):
+    real, fake = torch.linspace(-1, 1, 6, dtype=torch.bfloat16), torch.linspace(-2, 1, 6, dtype=torch.bfloat16)
+    compiled = torch.compile(scores, fullgraph=True, backend="eager")
+    assert compiled(real, fake) == scores(real, fake)
