@@ -43,6 +43,35 @@ for name in ("MultiObjectiveGradient", "gan", "func"):
         print(error.name, error)
 """
 
+OPTAX_WITHOUT_TORCH = """
+import jax, jax.numpy as jnp
+import optax
+from gradweight.optax import *
+from gradweight.rules import AdaptiveWeights, UPGrad
+def losses(w):
+    losses = {"real": gan.alpha_loss(w, 1.0).mean(), "fake": gan.alpha_loss(-w, 1.0).mean()}
+    return losses, gan.probability_scores(w, w)
+def step(rule):
+    w, opt = jnp.ones(3), optax.chain(combine(rule, ("real", "fake")), optax.adam(0.1))
+    (values, scores), gradients = loss_gradients(losses, has_aux=True)(w)
+    updates, state = opt.update(gradients, opt.init(w), w, losses=values, **scores)
+    return optax.apply_updates(w, updates)
+print(jax.jit(lambda: step(AdaptiveWeights()))().shape, jax.eval_shape(lambda: step(UPGrad())).shape)
+print("torch" in sys.modules)
+"""
+
+WITHOUT_EITHER = """
+import gradweight
+from gradweight.rules import AngleBisector
+import numpy as np
+print(AngleBisector()(np.eye(2)).shape)
+for name in ("MultiObjectiveGradient", "optax"):
+    try:
+        getattr(gradweight, name)
+    except ModuleNotFoundError as error:
+        print(error)
+"""
+
 WITHOUT_JAX = """
 import gradweight
 gradweight.MultiObjectiveGradient
@@ -81,6 +110,19 @@ def test_the_rules_work_without_torch() -> None:
     assert state
     needed = "needs torch, which is not installed: pip install 'gradweight[torch]'"
     assert errors == [f"torch gradweight.{name} {needed}" for name in ("MultiObjectiveGradient", "gan", "func")]
+
+
+def test_optax_works_without_torch() -> None:
+    pytest.importorskip("optax")
+    assert printed(OPTAX_WITHOUT_TORCH, "torch", "typing_extensions") == ["(3,) (3,)", "False"]
+
+
+def test_the_bare_package_says_what_to_install() -> None:
+    """Rules on NumPy arrays are all that there is, and the two errors name the extra of what was asked for."""
+    shape, torch, optax = printed(WITHOUT_EITHER, "torch", "typing_extensions", "jax", "optax")
+    assert shape == "(2,)"
+    assert torch.endswith("needs torch, which is not installed: pip install 'gradweight[torch]'")
+    assert optax.endswith("needs jax, which is not installed: pip install 'gradweight[optax]'")
 
 
 @pytest.mark.parametrize("missing", ["jax", "optax"])
