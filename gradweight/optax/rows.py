@@ -94,13 +94,29 @@ def gram_dtype(tree: Tree) -> Any:
 
 def gram_matrix(rows: Rows) -> jax.Array:
     """Inner products of the gradients, (m, m), a complex entry counted as its real and imaginary parts."""
-    m, groups, dtype = len(rows), row_leaves(rows), gram_dtype(rows[0])
+    m, groups, dtype = len(rows), joined(row_leaves(rows)), gram_dtype(rows[0])
     entries: dict[tuple[int, int], jax.Array] = {}
     for i in range(m):
         for j in range(i, m):
             parts = [_inner(group[i], group[j], dtype) for group in groups]
             entries[i, j] = entries[j, i] = functools.reduce(operator.add, parts, jnp.zeros((), dtype))
     return jnp.stack([jnp.stack([entries[i, j] for j in range(m)]) for i in range(m)])
+
+
+# Of a GPU every inner product is a launch; on a CPU an inner product of so many entries takes as long as it takes to
+# start it, and to copy 65,536 takes longer than to multiply them where they lie.
+_SMALL = 4096
+
+
+def joined(groups: list[tuple[jax.Array, ...]]) -> list[tuple[jax.Array, ...]]:
+    """The same coordinates, the gradients of small parameters of a dtype concatenated to one array for each loss."""
+    large = [group for group in groups if group[0].size > _SMALL]
+    small: dict[Any, list[tuple[jax.Array, ...]]] = {}
+    for group in groups:
+        if group[0].size <= _SMALL:
+            small.setdefault(group[0].dtype, []).append(group)
+    rows = [zip(*some, strict=True) for some in small.values()]
+    return large + [tuple(jnp.concatenate([jnp.ravel(leaf) for leaf in row]) for row in some) for some in rows]
 
 
 def _inner(a: jax.Array, b: jax.Array, dtype: Any) -> jax.Array:

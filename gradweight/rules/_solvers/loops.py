@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
-from ...rule import array_namespace
+from ...rule import Array, is_tensor
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -28,15 +28,18 @@ def repeated(body: Callable[[S], S], times: int, state: S) -> S:
         state: an array, or a tuple of them.
     """
     arrays = state if isinstance(state, tuple) else (state,)
-    if "jax" in array_namespace(arrays[0]).__name__:
-        import jax
-
-        if any(isinstance(array, jax.core.Tracer) for array in arrays):
-            looped: S = jax.lax.fori_loop(0, times, lambda _, state: body(state), state)
-            return looped
+    if any(traced_by_jax(array) for array in arrays):
+        looped: S = sys.modules["jax"].lax.fori_loop(0, times, lambda _, state: body(state), state)
+        return looped
     for _ in range(times):
         state = body(state)
     return state
+
+
+def traced_by_jax(array: Array) -> bool:
+    """Whether this is an array of JAX without a value, inside of one of its transforms."""
+    jax = None if is_tensor(array) else sys.modules.get("jax")
+    return jax is not None and isinstance(array, jax.core.Tracer)
 
 
 def compiled_once(body: Callable[P, R]) -> Callable[P, R]:

@@ -125,3 +125,18 @@ def test_batches_for_a_device_have_the_same_solutions(batch: tuple[int, ...], n:
     expected = solve(matrix, rhs)
     found = solved_in_batches(torch.from_numpy(matrix), torch.from_numpy(rhs).mT).mT
     np.testing.assert_allclose(found.numpy(), expected, rtol=0, atol=1e-13 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 4, 5])
+def test_jax_agrees_on_every_face(n: int) -> None:
+    """Also of gradients of which one depends on the others, with rows of the identity in any place."""
+    jax = pytest.importorskip("jax")
+    rows = np.random.default_rng(n).standard_normal((n, max(1, n - 1)))
+    rows /= np.linalg.norm(rows, axis=1, keepdims=True)
+    free = np.arange(2**n)[:, None] // 2 ** np.arange(n) % 2
+    # regular by far more than rounding errors, since it is x that is compared
+    matrix = np.eye(n) + free[:, :, None] * (rows @ rows.T - (1 - 1e-3) * np.eye(n))
+    rhs = np.random.default_rng(0).standard_normal((2**n, 2, n)) * free[:, None, :]
+    with jax.enable_x64(True):
+        found = jax.jit(solve)(matrix, rhs)
+    np.testing.assert_allclose(found, solve(matrix, rhs), rtol=0, atol=1e-10)  # condition 1e3 n, |x| up to 1e3
