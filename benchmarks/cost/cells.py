@@ -182,6 +182,12 @@ CELLS: dict[str, Cell] = {
 }
 
 
+def print_failed(failed: Mapping[str, str]) -> None:
+    """Say of each way that did not run, why."""
+    for name, error in failed.items():
+        print(f"  {name:<44} not run: {error}")
+
+
 def cells_to_run(wanted: str | None, device: torch.device, quick: bool) -> list[str]:
     """The names asked for, comma-separated; else all, but for the one whose steps take seconds on a CPU if quick."""
     if wanted is not None:

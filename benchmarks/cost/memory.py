@@ -27,7 +27,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from benchmarks.cost.cells import CELLS, Cell, cells_to_run
+from benchmarks.cost.cells import CELLS, Cell, cells_to_run, print_failed
 from benchmarks.cost.peak import peak_bytes
 from benchmarks.cost.problem import Problem
 from benchmarks.cost.variants import PLAIN, plain, variants
@@ -132,8 +132,7 @@ def main() -> None:
         for name, extra in result["extra_in_parameters"].items():
             ratio = result["peak_bytes"][name] / plain_peak
             print(f"  {name:<44} {extra:7.3f} parameters   {ratio:6.3f} x the plain peak")
-        for name, error in result["failed"].items():
-            print(f"  {name:<44} not run: {error}")
+        print_failed(result["failed"])
         draw(keep_by_cell(arguments.out / "memory.json", result, CELLS), arguments.out / "memory.png")
 
 

@@ -25,7 +25,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 import torch
 
-from benchmarks.cost.cells import CELLS, cells_to_run
+from benchmarks.cost.cells import CELLS, cells_to_run, print_failed
 from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, started, variants
@@ -102,8 +102,7 @@ def main() -> None:
         print(f"\n{result['title']}: {result['parameters']:,} parameters, plain step {result['plain_ms']} ms")
         for name, (low, median, high) in result["ratio_quartiles"].items():
             print(f"  {name:<44} {median:6.3f}   [{low:.3f}, {high:.3f}]")
-        for name, error in result["failed"].items():
-            print(f"  {name:<44} not run: {error}")
+        print_failed(result["failed"])
         draw(keep_by_cell(arguments.out / "step.json", result, CELLS), arguments.out / "step.png")
 
 

@@ -100,9 +100,9 @@ def draw(nets: dict[str, nn.Module], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    add_output_arguments(parser)
     parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--seeds", type=int, default=3)
-    add_output_arguments(parser)
     arguments = parser.parse_args()
     arguments.out = output_folder(arguments, "pinn")
 

@@ -30,7 +30,7 @@ class DWA:
         losses: supplied automatically; positive.
 
     Raises:
-        ValueError: an argument out of its range.
+        ValueError: ``temperature`` or ``period`` out of its range.
 
     Example:
         >>> import numpy as np

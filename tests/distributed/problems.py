@@ -76,6 +76,12 @@ def by_join(opt: MultiObjectiveGradient, model: nn.Module, x: Tensor) -> None:
     opt.join(losses_of(model, x)).backward()
 
 
+WAYS: dict[str, Callable[[MultiObjectiveGradient, nn.Module, Tensor], None]] = {
+    "backward": by_backward,
+    "join": by_join,
+}
+
+
 def train_both(
     ours: tuple[MultiObjectiveGradient, nn.Module],
     reference: tuple[MultiObjectiveGradient, nn.Module],

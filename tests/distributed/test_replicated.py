@@ -18,11 +18,10 @@ from gradweight.rules.claims import CLAIMS, Claims
 from .pool import Pool
 from .problems import (
     NAMES,
+    WAYS,
     Net,
     alone,
     batch,
-    by_backward,
-    by_join,
     distance,
     losses_of,
     network,
@@ -190,7 +189,7 @@ def wrapped_in_ddp(how: str) -> tuple[float, bool]:
     net, reference = network(), network()
     ddp = DistributedDataParallel(net, find_unused_parameters=how == "join")
     opt, expected = together(net, UPGrad()), alone(reference, UPGrad())
-    train_both((opt, ddp), (expected, reference), 4, by_backward if how == "backward" else by_join)
+    train_both((opt, ddp), (expected, reference), 4, WAYS[how])
     return distance(net, reference), same_everywhere(net)
 
 

@@ -19,20 +19,7 @@ from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, GradDrop, PINNAnnealing, TrimmedMean, Uncertainty, UPGrad
 
 from .pool import Pool
-from .problems import (
-    Net,
-    alone,
-    base,
-    batch,
-    by_backward,
-    by_join,
-    distance,
-    losses_of,
-    network,
-    share,
-    train_both,
-    world,
-)
+from .problems import WAYS, Net, alone, base, batch, distance, losses_of, network, share, train_both, world
 
 RULES: dict[str, Rule] = {
     "UPGrad": UPGrad(),
@@ -54,7 +41,7 @@ def steps(rule: str, how: str, dtype: torch.dtype, settings: dict[str, Any], wra
     net, reference = sharded(network(dtype), **settings), network(dtype)
     opt = MultiObjectiveGradient(base(net), RULES[rule], **wrapper)
     expected = alone(reference, RULES[rule], **wrapper)
-    train_both((opt, net), (expected, reference), 4, by_backward if how == "backward" else by_join, dtype=dtype)
+    train_both((opt, net), (expected, reference), 4, WAYS[how], dtype=dtype)
     return distance(net, reference)
 
 

@@ -64,15 +64,15 @@ WIDTH, BATCH, LEARNING_RATE = 128, 128, 5e-4
 
 @dataclass(frozen=True)
 class Setting:
-    """What makes the plain GAN more or less stable: the modes' spread, the noise, Adam's betas, hidden layers."""
+    """What makes the plain GAN more or less stable: the modes' spread, the noise, hidden layers, Adam's betas."""
 
     std: float
     noise: int
-    betas: tuple[float, float]
     hidden: int
+    betas: tuple[float, float]
 
 
-SETTINGS = {"unstable": Setting(0.02, 8, (0.5, 0.99), 2), "stable": Setting(0.01, 2, (0.9, 0.99), 3)}
+SETTINGS = {"unstable": Setting(0.02, 8, 2, (0.5, 0.99)), "stable": Setting(0.01, 2, 3, (0.9, 0.99))}
 
 EVALUATED, COLUMNS = 2500, 5
 """Samples in a metric; moments shown in the picture."""
