@@ -47,6 +47,7 @@ def test_three_places_are_enough(tmp_path):
         "-p",
         "no:cacheprovider",
         "tests/rules/test_claims.py",
+        "tests/rules/test_every_rule.py",
         "tests/rules/test_docs.py",
         "-k",
         chosen,

@@ -1,143 +1,27 @@
-"""Every claim of `gradweight.rules.claims`, and what every rule must do, run on every rule of the list."""
+"""Every claim of `gradweight.rules.claims`, held on every rule of the list."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from gradweight import rules
-from gradweight.rule import CoordinateRule, Signals, StatefulRule, array_namespace
-from gradweight.rules import CAGrad, SDMGrad
-from gradweight.rules.claims import CLAIMS, NAMES, Claims
+from gradweight.rules.claims import CLAIMS
 
-EPS = np.finfo(float).eps
-few_examples = settings(
-    max_examples=20,
-    deadline=None,
-    derandomize=True,
-    # without the phase that explains a failure, which takes longer than finding it
-    phases=[Phase.explicit, Phase.reuse, Phase.generate, Phase.target, Phase.shrink],
-    suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
+from .problems import (
+    EPS,
+    Problem,
+    claiming,
+    decide,
+    few_examples,
+    outcome,
+    problems,
 )
-
-
-@dataclass(frozen=True)
-class Problem:
-    """Gradients, (m, k), the values of their losses, (m,), and which form of the rule's solvers is to be asked."""
-
-    rows: Any
-    losses: Any
-    on_host: bool = True
-
-    @property
-    def m(self):
-        return self.rows.shape[0]
-
-    def scaled(self, factors):
-        return replace(self, rows=self.rows * factors[:, None], losses=self.losses * factors)
-
-    def only(self, which):
-        return replace(self, rows=self.rows[which], losses=self.losses[which])
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """The direction of a rule, (k,), and how large the numbers are that it was summed up from."""
-
-    direction: Any
-    weights: Any
-    size: float
-
-
-def decide(claims: Claims, rows, losses, names=None, steps=2, gram=None):
-    """Weights (or, of a coordinate rule, the direction) at the last of a few steps of falling losses."""
-    rule = claims.rule
-    gram = None if isinstance(rule, CoordinateRule) else rows @ rows.T if gram is None else gram
-    state, result = None, None
-    for step in range(steps if isinstance(rule, StatefulRule) else 1):
-        signals = signals_of(claims, rows, losses * 0.9**step, step + 5, names)
-        if isinstance(rule, StatefulRule):
-            result, state = rule.update(gram, rule.init(gram) if state is None else state, **signals)
-        else:
-            result = rule.combine(rows, **signals) if gram is None else rule(gram, **signals)
-    return result
-
-
-def signals_of(claims: Claims, rows, losses, step, names=None):
-    """The signals that a rule declares, those that a user would pass to ``backward`` among them."""
-    declared = Signals.of(claims.rule)
-    signals = declared.select(
-        {
-            "names": NAMES[: rows.shape[0]] if names is None else names,
-            "losses": losses,
-            "step": step,
-            **statistics(declared, rows),
-        }
-    )
-    return signals | {name: 0 * losses[0] + value for name, value in claims.signals.items()}
-
-
-def statistics(declared: Signals, rows):
-    if not declared.statistics:
-        return {}
-    xp = array_namespace(rows)
-    entries = xp.abs(xp.reshape(rows, (rows.shape[0], -1)))
-    return {"max_abs": xp.max(entries, axis=-1), "mean_abs": xp.mean(entries, axis=-1)}
-
-
-def outcome(claims: Claims, problem: Problem, steps=2) -> Outcome:
-    if problem.on_host:
-        decided = decide(claims, problem.rows, problem.losses, steps=steps)
-    else:
-        rows, losses, gram = map(torch.tensor, (problem.rows, problem.losses, problem.rows @ problem.rows.T))
-        decided = decide(claims, rows, losses, steps=steps, gram=gram).numpy()
-    if isinstance(claims.rule, CoordinateRule):
-        return Outcome(decided, None, problem.m * np.abs(problem.rows).max())
-    size = np.sum(np.abs(decided) * np.linalg.norm(problem.rows, axis=1))
-    return Outcome(problem.rows.T @ decided, decided, size)
-
-
-@st.composite
-def problems(draw, claims: Claims, agreeing=False, zero_rows=True, norms=6.0):
-    """Gradients of any rank, some of them equal, opposed or zero, with norms that differ by up to 1e12."""
-    low, high = claims.losses
-    # few losses most of the time: what goes wrong goes wrong among five, and shows better there
-    m = draw(st.one_of(st.integers(low, min(high, max(5, low))), st.integers(low, high)))
-    k = draw(st.integers(1, m + 2))
-    rng = np.random.default_rng(draw(st.integers(0, 2**32 - 1)))
-    rows = rng.standard_normal((m, k))
-    if agreeing:
-        rows[:, 0] = 0.3 * np.linalg.norm(rows, axis=1) + np.abs(rows[:, 0])
-    for i in range(m):
-        kinds = (
-            ["new", "new", "new", "equal"]
-            + ["opposed"] * (not agreeing)
-            + ["zero"] * (zero_rows and NAMES[i] not in claims.needs)
-        )
-        kind = draw(st.sampled_from(kinds))
-        if kind == "zero":
-            rows[i] = 0
-        elif kind != "new" and i > 0:
-            rows[i] = rows[draw(st.integers(0, i - 1))] * (1 if kind == "equal" else -1)
-    exponents = draw(st.lists(st.floats(-norms, norms), min_size=m, max_size=m))
-    # by powers of two, so that equal and opposed gradients stay so to the last bit
-    factors = 2.0 ** np.round(np.array(exponents) * np.log2(10))
-    return Problem(rows, rng.uniform(0.2, 3.0, m), on_host=draw(st.booleans())).scaled(factors)
-
-
-def claiming(claim: str):
-    """Parametrise a test over the rules that make a claim."""
-    return pytest.mark.parametrize("claims", [c for c in CLAIMS if getattr(c, claim)], ids=lambda c: c.name)
-
-
-every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
 
 
 def test_every_rule_is_in_the_list():
@@ -254,113 +138,6 @@ def test_rules_that_ask_for_no_gradients_claim_not_to_read_them():
     without = {c.name for c in CLAIMS if not getattr(c.rule, "needs_gradients", True)}
     assert without == {c.name for c in CLAIMS if not c.reads_gradients and "losses" in c.kind}
     assert without
-
-
-# ---- what every rule does
-
-
-@every_rule
-@given(data=st.data())
-@few_examples
-def test_finite_and_zero_gradients_left_out(claims, data):
-    problem = data.draw(problems(claims))
-    found = outcome(claims, problem)
-    active = np.any(problem.rows != 0, axis=1)
-    assert np.all(np.isfinite(found.direction))
-    if found.weights is not None:
-        assert np.all(np.isfinite(found.weights))
-        assert np.all(found.weights[~active] == 0)
-    if claims.permutation_equivariant and active.sum() >= max(claims.losses[0], 1):
-        without = outcome(claims, problem.only(active))
-        assert np.linalg.norm(without.direction - found.direction) <= 1e-7 * found.size
-
-
-@every_rule
-@given(data=st.data())
-@few_examples
-def test_both_forms_have_one_direction(claims, data):
-    """LAPACK and loops that end, on NumPy arrays, and array code of fixed length, on tensors."""
-    if isinstance(claims.rule, SDMGrad):
-        # at its default rate the weights jump about, and a rounding error grows ninefold with each of the iterations
-        claims = replace(claims, rule=SDMGrad(lr=0.1))
-    if isinstance(claims.rule, CAGrad):
-        # among more, dependent ones, the steps of the array code may end in an active set that is not the best
-        claims = replace(claims, losses=(1, 8))
-    problem = data.draw(problems(claims))
-    host, array = (outcome(claims, replace(problem, on_host=on_host)) for on_host in (True, False))
-    assert np.linalg.norm(array.direction - host.direction) <= 1e-10 * max(host.size, array.size)
-
-
-@every_rule
-def test_arrays_of_what_came_in(claims):
-    for dtype in (torch.float32, torch.float64):
-        rows, losses = example(claims, dtype=dtype)
-        assert decide(claims, rows, losses).dtype == dtype
-        assert decide(claims, rows.numpy(), losses.numpy()).dtype == rows.numpy().dtype
-
-
-def example(claims: Claims, m=3, dtype=torch.float64, seed=0):
-    m = min(max(m, claims.losses[0]), claims.losses[1])
-    rng = np.random.default_rng(seed)
-    rows = torch.tensor(rng.standard_normal((m, 5)), dtype=dtype)
-    return rows, torch.tensor(rng.uniform(0.2, 3.0, m), dtype=dtype)
-
-
-@every_rule
-def test_vmap_is_a_loop(claims):
-    batch = [example(claims, seed=seed) for seed in range(3)]
-    rows, losses = (torch.stack(parts) for parts in zip(*batch, strict=True))
-    rows[1, 0] = 0
-    loop = torch.stack([decide(claims, r, x) for r, x in zip(rows, losses, strict=True)])
-    torch.testing.assert_close(torch.vmap(lambda r, x: decide(claims, r, x))(rows, losses), loop)
-
-
-@every_rule
-def test_runs_on_fake_tensors(claims):
-    """No value is read by the host: fake tensors have none."""
-    with FakeTensorMode() as mode:
-        rows, losses = (mode.from_tensor(x) for x in example(claims))
-        found = decide(claims, rows, losses)
-    assert found.shape == (rows.shape[1:] if isinstance(claims.rule, CoordinateRule) else rows.shape[:1])
-
-
-# NashMTL compiles the same solver as the first, AlignedMTL and MGDA the loops of the others
-SLOW_TO_COMPILE = {"FairGrad(alpha=0.5)", "ConFIG", "SDMGrad"}
-
-
-@pytest.mark.parametrize(
-    "claims",
-    [pytest.param(c, id=c.name, marks=pytest.mark.slow if c.name in SLOW_TO_COMPILE else ()) for c in CLAIMS],
-)
-def test_compiled_is_eager(claims):
-    rows, losses = example(claims)
-    torch.compiler.reset()
-    compiled = torch.compile(lambda r, x: decide(claims, r, x, steps=1), fullgraph=True, backend="aot_eager")
-    torch.testing.assert_close(compiled(rows, losses), decide(claims, rows, losses, steps=1))
-
-
-@every_rule
-def test_float32_stays_float32_and_inputs_stay_as_they_were(claims):
-    rows, losses = example(claims, dtype=torch.float32)
-    before = rows.clone(), losses.clone()
-    assert decide(claims, rows, losses).dtype == torch.float32
-    assert torch.equal(rows, before[0])
-    assert torch.equal(losses, before[1])
-
-
-@pytest.mark.parametrize("claims", [c for c in CLAIMS if isinstance(c.rule, StatefulRule)], ids=lambda c: c.name)
-def test_state_is_passed_and_returned(claims):
-    rows, losses = example(claims)
-    gram = rows @ rows.T
-    signals = signals_of(claims, rows, losses, torch.tensor(0))
-    state = claims.rule.init(gram)
-    before = {name: value.clone() for name, value in state.items()}
-    first, after = claims.rule.update(gram, state, **signals)
-    again, _ = claims.rule.update(gram, state, **signals)
-    assert torch.equal(first, again)
-    assert all(torch.equal(state[name], before[name]) for name in before)
-    assert set(after) == set(state)
-    assert all((v.shape, v.dtype) == (before[name].shape, before[name].dtype) for name, v in after.items())
 
 
 # ---- the tests can fail

@@ -13,7 +13,7 @@ from gradweight import MultiObjectiveGradient, rules
 from gradweight.rules import AngleBisector
 from gradweight.rules.claims import CLAIMS, claims_table
 
-from . import test_claims
+from . import test_claims, test_every_rule
 
 PAGE = (Path(__file__).parents[2] / "docs" / "rules.md").read_text()
 
@@ -60,11 +60,11 @@ def test_own_rule_runs_and_keeps_its_claims(tmp_path, monkeypatch):
         test_claims.test_order_of_losses_does_not_matter,
         test_claims.test_moves_wherever_all_losses_can_fall,
         test_claims.test_derivative_is_that_of_finite_differences,
-        test_claims.test_finite_and_zero_gradients_left_out,
-        test_claims.test_both_forms_have_one_direction,
-        test_claims.test_vmap_is_a_loop,
-        test_claims.test_runs_on_fake_tensors,
-        test_claims.test_compiled_is_eager,
+        test_every_rule.test_finite_and_zero_gradients_left_out,
+        test_every_rule.test_both_forms_have_one_direction,
+        test_every_rule.test_vmap_is_a_loop,
+        test_every_rule.test_runs_on_fake_tensors,
+        test_every_rule.test_compiled_is_eager,
     ):
         test(claims)
 

@@ -18,7 +18,7 @@ from gradweight.rule import CoordinateRule, StatefulRule
 from gradweight.rules import CAGrad, SDMGrad, from_torchjd
 from gradweight.rules.claims import CLAIMS, Claims
 
-from .test_claims import Problem, decide, few_examples, outcome, problems, signals_of
+from .problems import Problem, decide, few_examples, outcome, problems, signals_of
 
 BATCH, STEPS = 4, 3
 

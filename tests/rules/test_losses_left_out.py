@@ -15,7 +15,7 @@ from gradweight.rules import DWA, GradNorm
 from gradweight.rules.claims import CLAIMS, Claims
 from gradweight.step import settings as step_settings
 
-from .test_claims import signals_of
+from .problems import signals_of
 
 NOT_NUMBERS = (np.nan, np.inf, -np.inf)
 READERS = [c for c in CLAIMS if "losses" in Signals.of(c.rule).required]

@@ -6,7 +6,8 @@ summed over them holds each run's own, one backward serves all, and a rule sees 
 only: neither on the method, so that methods are compared over paired seeds, nor on the runs beside it.
 
 `gradweight.func.combined_grad` under ``torch.vmap`` computes the same from functions of one run, in twice the
-time on a CPU (tests/test_ring_study.py has it as the reference, beside single runs through `MultiObjectiveGradient`).
+time on a CPU (tests/benchmarks/studies/test_ring.py has it as the reference, beside single runs through
+`MultiObjectiveGradient`).
 """
 
 from __future__ import annotations
