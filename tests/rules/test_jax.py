@@ -29,6 +29,15 @@ BY_NUMBER = {2: ("UPGrad", "MGDA", "CAGrad", "FairGrad(alpha=0.5)"), 9: ("UPGrad
 CASES = [(claims, min(max(3, claims.losses[0]), claims.losses[1])) for claims in RULES]
 CASES += [(claims, m) for m, names in BY_NUMBER.items() for claims in RULES if claims.name in names]
 every_rule = pytest.mark.parametrize(("claims", "m"), CASES, ids=[f"{claims.name}-{m}" for claims, m in CASES])
+# seconds each to compile; NashMTL and FairGrad for two have the same solver as the first
+SLOW_TO_COMPILE = {("FairGrad(alpha=0.5)", 3), ("CAGrad", 3), ("UPGrad", 9)}
+every_rule_compiled = pytest.mark.parametrize(
+    ("claims", "m"),
+    [
+        pytest.param(c, m, id=f"{c.name}-{m}", marks=pytest.mark.slow if (c.name, m) in SLOW_TO_COMPILE else ())
+        for c, m in CASES
+    ],
+)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +62,7 @@ def decide_in_jax(jax, claims: Claims, rows, losses):
     return jax.lax.scan(update, rule.init(gram), steps)[1][-1]
 
 
-@every_rule
+@every_rule_compiled
 def test_jax_is_numpy_is_torch(jax, claims, m):
     """A batch of problems at once, compiled, in 64 bits."""
     k = m + 2
