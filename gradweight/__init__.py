@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import func, gan, rules
     from . import optax as optax
     from . import plot as plot
+    from .balancer import LossBalancer
     from .combination import Combination
     from .optimizer import MultiObjectiveGradient
     from .rule import CoordinateRule, Rule, StatefulRule
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "Combination",
     "CoordinateRule",
+    "LossBalancer",
     "MultiObjectiveGradient",
     "Rule",
     "StatefulRule",
@@ -32,6 +34,7 @@ __version__ = "0.1.0"
 _MODULES = ("func", "gan", "optax", "plot", "rules")  # `*` leaves out those that need more than torch
 _MODULE_OF = {
     "Combination": "combination",
+    "LossBalancer": "balancer",
     "MultiObjectiveGradient": "optimizer",
     "CoordinateRule": "rule",
     "Rule": "rule",

@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from copy import copy
 from typing import TYPE_CHECKING, Any
 
-import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from .combination import Combination
-from .contract.arguments import check_count, check_flag
+from .contract.arguments import check_count, check_flag, loss_scale
 from .contract.base import check_base, check_state_dict, names_of, zero_grad
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
@@ -85,6 +84,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
 
     Example:
+        >>> import torch
         >>> from gradweight.rules import AngleBisector
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
@@ -174,10 +174,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        if scaler is not None and not callable(getattr(scaler, "scale", None)):
-            raise TypeError(f"scaler must be a torch.amp.GradScaler; got {type(scaler).__name__}")
+        scale = loss_scale(scaler, self._step.params()[0].device)
         self._step.scaler = None if scaler is None else weakref.ref(scaler)
-        scale = None if scaler is None else scaler.scale(torch.ones((), device=self._step.params()[0].device))
         return self._step.add(losses, signals, scale, shared=shared, retain_graph=retain_graph)
 
     def join(
@@ -205,6 +203,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             RuntimeError: an earlier scalar still waits for its backward; the backward is given ``inputs=``.
 
         Example:
+            >>> import torch
             >>> from gradweight.rules import AngleBisector
             >>> net = torch.nn.Linear(2, 1, bias=False)
             >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())

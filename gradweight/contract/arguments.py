@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["check_count", "check_flag", "check_phi", "named_pairs", "tensors_of"]
+__all__ = ["check_count", "check_flag", "check_phi", "loss_scale", "named_pairs", "tensors_of"]
 
 
 def check_count(what: str, value: Any, least: int) -> int:
@@ -48,8 +49,8 @@ def named_pairs(params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor]) -> 
     return pairs
 
 
-def tensors_of(shared: Tensor | Sequence[Tensor]) -> list[Tensor]:
-    """The tensors of the argument ``shared``.
+def tensors_of(what: str, shared: Tensor | Sequence[Tensor]) -> list[Tensor]:
+    """The tensors of an argument that is one tensor or several.
 
     Raises:
         TypeError: it is something else, such as the module that computes them.
@@ -57,10 +58,24 @@ def tensors_of(shared: Tensor | Sequence[Tensor]) -> list[Tensor]:
     tensors = [shared] if isinstance(shared, Tensor) else shared
     if not isinstance(tensors, list | tuple) or not all(isinstance(t, Tensor) for t in tensors):
         raise TypeError(
-            "shared must be a tensor, or several, through which the losses reach the trunk, such as the trunk's output "
-            f"in this step; got {_described(shared)}"
+            f"{what} must be a tensor, or several, through which the losses reach the trunk, such as the trunk's "
+            f"output in this step; got {_described(shared)}"
         )
     return list(tensors)
+
+
+def loss_scale(scaler: Any, device: torch.device) -> Tensor | None:
+    """The loss scale of the argument ``scaler``, 0-dim; None without one.
+
+    Raises:
+        TypeError: it scales nothing.
+    """
+    if scaler is None:
+        return None
+    if not callable(getattr(scaler, "scale", None)):
+        raise TypeError(f"scaler must be a torch.amp.GradScaler; got {type(scaler).__name__}")
+    scale: Tensor = scaler.scale(torch.ones((), device=device))
+    return scale
 
 
 def check_phi(phi: Any) -> None:

@@ -154,8 +154,9 @@ def check_nonempty(values: Iterable[str], rows: Sequence[Row]) -> None:
 
 def _unreached_message(name: str) -> str:
     return (
-        f"the loss {name!r} reaches none of the parameters of the base optimizer: it needs to depend on at least one "
-        "(was the wrong model's optimizer wrapped, or an input detached too early?)"
+        f"the loss {name!r} reaches none of the parameters of the base optimizer, or none of the tensors that a "
+        "LossBalancer probes: it needs to depend on at least one (was the wrong model's optimizer wrapped, or an input "
+        "detached too early?)"
     )
 
 

@@ -67,7 +67,7 @@ def at_representation(
             both before and after the shared tensors, whose gradient could not be told apart.
     """
     values = check_losses(losses)
-    shared = tensors_of(features)
+    shared = tensors_of("shared", features)
     for tensor in shared:
         if tensor.grad_fn is None:
             raise ValueError("shared= needs tensors computed from the parameters, with a graph; got one without")

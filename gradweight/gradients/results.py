@@ -31,6 +31,10 @@ class Gradients:
         """The rows one after the other; closing this closes the iterator that they come from."""
         yield from self.rows
 
+    def taken(self) -> Gradients:
+        """The same with all backward passes done."""
+        return Gradients(self.names, self.losses, list(self.rows))
+
     def ordered(self, names: Collection[str]) -> Gradients:
         """The same with the losses in the order of ``names``."""
         places = [self.names.index(name) for name in names]

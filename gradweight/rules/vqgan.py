@@ -43,9 +43,9 @@ class VQGANWeight:
         Eq. 7; factor and bound as in the authors' code.
 
     Deviations:
-        The authors take the gradients at the decoder's last layer; here they are those at all the parameters of the
-        optimizer. They add 1e-6 (in code 1e-4) to |g_adv|, which swamps small gradients; leaving out zero ones needs
-        no constant.
+        The authors take the gradients at the decoder's last layer, as `gradweight.LossBalancer` does if it is given
+        that layer; with the wrapper they are those at all the parameters of the optimizer. They add 1e-6 (in code
+        1e-4) to |g_adv|, which swamps small gradients; leaving out zero ones needs no constant.
     """
 
     faster_on_numpy_from: ClassVar[int] = 1

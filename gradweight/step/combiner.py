@@ -86,6 +86,15 @@ class Combiner:
             weights, _, changed = self._weights(matrix, losses, {}, accumulated, saved, "")
             return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
 
+    def weights_by_gram(
+        self, accumulated: AccumulatedGradients, saved: State, sums: RowSums
+    ) -> tuple[Combination, State]:
+        """The weights for whoever applies them, and the entries of the rule's state that change; nothing is written."""
+        with _no_autocast(accumulated.losses.device.type):
+            part = accumulated.rows, range(len(accumulated.params))
+            combination, _, _, changed = self._decide(accumulated, part, saved, sums)
+            return combination, changed
+
     def step_number(self, saved: State, device: torch.device) -> State:
         """What changes on a step that takes weights found before, without asking the rule: the number of the step."""
         return {"step": _steps(saved, device) + 1} if "step" in self.signals.known else {}
@@ -104,14 +113,20 @@ class Combiner:
     def _whole(self, given: CombinerInput) -> tuple[Combination, State]:
         accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums
         part = accumulated.rows, range(len(out))
+        combination, signals, finite, changed = self._decide(accumulated, part, saved, sums)
+        directions = self._by_coordinate(part, signals, finite, out, sums)
+        _write(accumulated.rows, combination.weights, directions, out)
+        return combination, changed
+
+    def _decide(
+        self, accumulated: AccumulatedGradients, part: Part, saved: State, sums: RowSums
+    ) -> tuple[Combination, dict[str, Any], Tensor | None, State]:
+        """What the rule decides, the signals that it was given, whether all is finite, and the state that changes."""
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, signals, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
         finite = _finite(matrix) if self._coordinate is not None else _finite(matrix, weights)
-        weights = _or_nan(weights, finite)
-        directions = self._by_coordinate(part, signals, finite, out, sums)
-        _write(accumulated.rows, weights, directions, out)
-        return Combination(accumulated.names, losses, matrix, weights), changed
+        return Combination(accumulated.names, losses, matrix, _or_nan(weights, finite)), signals, finite, changed
 
     def _by_block(self, given: CombinerInput, blocks: Sequence[str | None]) -> tuple[Combination, State]:
         accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums

@@ -35,6 +35,7 @@ class MicroBatch:
         scale: 0-dim, what the gradients are multiplied by; None for 1.
         retain_graph: keep the graphs for another backward pass.
         joined: whether it came through `join`.
+        caller: what was called, for errors to name.
         settings: how steps are to be taken.
         communicator: to the processes that take the step together.
         param_groups: of the base optimizer.
@@ -49,6 +50,7 @@ class MicroBatch:
     scale: Tensor | None
     retain_graph: bool
     joined: bool
+    caller: str
     settings: Settings
     communicator: Communicator
     param_groups: list[dict[str, Any]]
@@ -106,17 +108,13 @@ class MicroBatch:
 
     def check_signals(self) -> None:
         """Raise `TypeError` unless the rule gets the signals that it needs, and no others."""
-        self.settings.combiner.signals.check(self.signals, self._caller)
+        self.settings.combiner.signals.check(self.signals, self.caller)
         check_ranges(self.settings.combiner.rule, self.signals)
 
     def describe(self) -> str:
         """What all processes must have in common beside the names of the losses."""
-        return f"{self._caller} with the signals {sorted(self.signals)}; {self.settings.described}"
+        return f"{self.caller} with the signals {sorted(self.signals)}; {self.settings.described}"
 
     def describe_with(self, names: Iterable[str]) -> str:
         """The same with the names of the losses."""
         return f"{self.describe()} of the losses {list(names)}"
-
-    @property
-    def _caller(self) -> str:
-        return "join()" if self.joined else "backward()"

@@ -134,9 +134,13 @@ class PerLoss(Plan):
         nothing: Row = [None] * len(self.micro.params)
         return self.micro.accumulated_of(replace(filled, rows=[found.get(name, nothing) for name in filled.names]))
 
+    def accumulated(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> AccumulatedGradients:
+        """The averaged rows, with the losses and signals averaged likewise, added to those before."""
+        return self.micro.with_rows(self.micro.averaged_values(self._filled(local)), rows, params)
+
     def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
         micro, settings = self.micro, self.micro.settings
-        accumulated = micro.with_rows(micro.averaged_values(self._filled(local)), rows, params)
+        accumulated = self.accumulated(local, rows, params)
         out = self._out_buffers(accumulated)
         blocks = micro.blocks_of(accumulated.params)
         sums = micro.communicator.sums(accumulated.params)

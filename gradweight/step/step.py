@@ -102,6 +102,7 @@ class Step:
             scale,
             retain_graph,
             joined,
+            "join()" if joined else "backward()",
             self.settings,
             communicator,
             self.base.param_groups,
