@@ -125,6 +125,28 @@ def test_traced_in_32_bits(jax, claims, m):
     assert found.shape == ((5,) if isinstance(claims.rule, CoordinateRule) else (m,))
 
 
+def test_which_rules_of_three_losses_have_a_loop(jax):
+    """Every turn of one waits for the host on a GPU; docs/optax.md says for which rules that is."""
+    loops = set()
+    for claims, m in CASES:
+        if m != 3 or isinstance(claims.rule, CoordinateRule):
+            continue
+
+        def weights(rows, losses, claims=claims):
+            gram, rule = rows @ rows.T, claims.rule
+            signals = signals_of(claims, rows, losses, jax.numpy.arange(1)[0])
+            return (
+                rule.update(gram, rule.init(gram), **signals)
+                if isinstance(rule, StatefulRule)
+                else rule(gram, **signals)
+            )
+
+        program = jax.jit(weights).lower(np.eye(3, dtype=np.float32), np.ones(3, np.float32)).as_text()
+        if "stablehlo.while" in program or "stablehlo.custom_call" in program:
+            loops.add(type(claims.rule).__name__)
+    assert loops == {"AlignedMTL", "ConFIG", "FairGrad", "NashMTL", "SDMGrad"}
+
+
 def test_a_rule_from_torchjd_takes_arrays_that_have_values(jax):
     aggregation = pytest.importorskip("torchjd.aggregation")
     rule = from_torchjd(aggregation.MeanWeighting())
