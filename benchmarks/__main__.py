@@ -1,8 +1,8 @@
 """All measurements of what gradweight costs, one after the other.
 
-    python -m benchmarks --quick           # under ten minutes on two cores
+    python -m benchmarks --quick           # under eleven minutes on two cores
     python -m benchmarks                   # the numbers of docs/speed.md; longer
-    python -m benchmarks --device cuda     # under eight minutes on a GPU
+    python -m benchmarks --device cuda     # under nine minutes on a GPU
 
 Results go below ``build/``, so that they replace no number that is cited, unless ``--cite`` says so. In quick mode and
 on a GPU every script has a time of its own, after which it is told to stop; what it has written by then stays, and it
@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 
 from benchmarks.folders import ROOT, add_output_arguments
 
@@ -34,6 +35,7 @@ QUICK: Plan = [
     ("memory", ["--quick", "--cells", "mlp,dcgan,pinn,transformer"], 100),
     ("losses", ["--quick", "--ms", "1,2,4,8,16", "--seconds", "6"], 100),
     ("advas", ["--quick", "--seconds", "10"], 60),
+    ("optax", ["--quick", "--cells", "mlp,pinn", "--seconds", "5"], 60),
 ]
 FULL: Plan = [
     ("overhead", ["--memory", "4"], None),
@@ -44,6 +46,7 @@ FULL: Plan = [
     ("memory", ["--cells", "biggan", "--variants", BIG], None),
     ("losses", [], None),
     ("advas", [], None),
+    ("optax", [], None),
 ]
 CUDA: Plan = [
     ("overhead", ["--device", "cuda", "--memory", "40", "--ms", "2,3,4,8,16", "--seconds", "1"], 95),
@@ -52,7 +55,18 @@ CUDA: Plan = [
     ("losses", ["--device", "cuda", "--seconds", "2.5"], 55),
     ("advas", ["--device", "cuda", "--seconds", "5"], 45),
     ("step", ["--device", "cuda", "--seconds", "6", "--cells", "mlp", "--compiled"], 70),
+    ("optax", ["--device", "gpu", "--seconds", "4", "--cells", "mlp,pinn"], 55),
 ]
+
+
+def missing(script: str, device: str) -> str | None:
+    """What a script needs that is not installed, if anything: JAX is no part of an installation for torch."""
+    if script != "optax":
+        return None
+    if find_spec("jax") is None or find_spec("optax") is None:
+        return "JAX and Optax"
+    plugins = ("jax_cuda12_plugin", "jax_cuda13_plugin")
+    return "JAX for CUDA" if device == "cuda" and not any(map(find_spec, plugins)) else None
 
 
 def run(command: list[str], seconds: float | None) -> str:
@@ -74,7 +88,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--quick", action="store_true", help="few rounds and small sizes")
     parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    parser.add_argument("--only", default=None, help="comma-separated scripts: overhead, step, memory, losses, advas")
+    parser.add_argument(
+        "--only", default=None, help="comma-separated scripts: overhead, step, memory, losses, advas, optax"
+    )
     add_output_arguments(parser)
     arguments = parser.parse_args()
     plan = CUDA if arguments.device == "cuda" else QUICK if arguments.quick else FULL
@@ -83,6 +99,9 @@ def main() -> None:
 
     outcomes = []
     for script, options, seconds in plan:
+        if needed := missing(script, arguments.device):
+            outcomes.append(f"{script:9} {0:6.0f} s  left out: it needs {needed}")
+            continue
         command = [sys.executable, "-m", f"benchmarks.cost.{script}", *options]
         if arguments.quick and "--quick" not in options:
             command.append("--quick")

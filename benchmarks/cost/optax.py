@@ -1,12 +1,13 @@
 """What does a jitted step with `gradweight.optax` cost, as a ratio to the step on the summed loss?
 
-    python -m benchmarks.cost.optax [--cells mlp,dcgan,pinn,heads] [--rounds N] [--device gpu] [--quick]
+    python -m benchmarks.cost.optax [--cells mlp,dcgan,pinn,heads] [--variants each] [--rounds N] [--device gpu]
 
 Each cell trains one network of plain JAX with Adam: two losses on batches of their own (a perceptron and a DCGAN
 discriminator), a physics-informed network of three losses, and four heads on one trunk. The variants, every rule in
 every mode of `loss_gradients`, take turns in one process, and each is divided by the plain step of the same round.
-Reported are the median of the ratios with its quartiles, and from the compiled program its time to compile, its
-temporary memory and its operations, as ratios too. Results are written after every cell to
+Reported are the median of the ratios with its quartiles, and of the compiled program the time that it took to compile,
+its temporary memory and operations, as ratios too, how many instructions it is (of a GPU about as many launches) and
+how many of these are loops. Results are written after every cell to
 ``build/optax/``, or with ``--cite`` to ``benchmarks/results/optax/``; a cell that is measured again replaces its entry.
 """
 
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 import statistics
 import time
 from collections.abc import Callable, Iterator
@@ -122,8 +124,6 @@ def variants(losses: Losses, names: tuple[str, ...]) -> Iterator[tuple[str, Any,
     yield PLAIN, adam, plain
     for rule_name, rule in RULES.items():
         for mode in ("each", "vmap", "vjp"):
-            if rule_name != "AngleBisector" and mode != "each":
-                continue
             opt = optax.chain(combine(rule, names), adam)
 
             def step(p: Any, state: Any, batch: Any, opt: Any = opt, mode: Any = mode) -> tuple[Any, Any, Any]:
@@ -134,26 +134,39 @@ def variants(losses: Losses, names: tuple[str, ...]) -> Iterator[tuple[str, Any,
             yield f"{rule_name}, {mode}", opt, step
 
 
-def measure(cell: str, large: bool, rounds: int, seconds: float) -> dict[str, Any]:
-    """The ratios of a cell."""
+NO_WORK = {"parameter", "constant", "tuple", "get-tuple-element", "bitcast"}
+
+
+def instructions(program: str) -> dict[str, int]:
+    """How many instructions the entry of a compiled program has that do something, and loops the whole of it."""
+    entry = re.findall(r" = .*? ([a-z-]+)\(", program[program.index("\nENTRY") :])
+    return {"instructions": sum(name not in NO_WORK for name in entry), "loops": program.count(" while(")}
+
+
+def measure(cell: str, large: bool, rounds: int, seconds: float, only: str) -> dict[str, Any]:
+    """The ratios of a cell, of the variants whose names contain ``only``."""
     losses, params, batch = CELLS[cell](large)
     names = tuple(losses(params, batch))
-    ways, compiled = {}, {}
+    ways, compiled, states = {}, {}, []
     for name, opt, step in variants(losses, names):
+        if only not in name and name != PLAIN:
+            continue
         state = opt.init(params)
         start = time.perf_counter()
         function = jax.jit(step).lower(params, state, batch).compile()
         took = time.perf_counter() - start
         cost, memory = function.cost_analysis(), function.memory_analysis()
         compiled[name] = {"seconds": took, "flops": cost["flops"], "temporary": memory.temp_size_in_bytes}
+        compiled[name] |= instructions(function.as_text())
         at = [params, state]
+        states.append(at)
 
         def call(function: Any = function, at: list[Any] = at) -> None:
             at[0], at[1], _ = function(at[0], at[1], batch)
-            jax.block_until_ready(at[0])
 
         ways[name] = call
-    times = interleaved(ways, rounds=rounds, seconds=seconds, title=cell)
+    # the steps of a training are dispatched one behind the other
+    times = interleaved(ways, rounds=rounds, seconds=seconds, title=cell, wait=lambda: jax.block_until_ready(states))
     size = sum(p.size for p in jax.tree.leaves(params))
     plain = compiled[PLAIN]
     return {
@@ -170,6 +183,8 @@ def measure(cell: str, large: bool, rounds: int, seconds: float) -> dict[str, An
                 "temporary_ratio": round(found["temporary"] / max(1, plain["temporary"]), 2),
                 "operations_ratio": round(found["flops"] / plain["flops"], 3),
                 "more_operations_per_parameter": round((found["flops"] - plain["flops"]) / size, 1),
+                "instructions": found["instructions"],
+                "loops": found["loops"],
             }
             for name, found in compiled.items()
         },
@@ -179,6 +194,7 @@ def measure(cell: str, large: bool, rounds: int, seconds: float) -> dict[str, An
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cells", default=",".join(CELLS), help="comma-separated: " + ", ".join(CELLS))
+    parser.add_argument("--variants", default="", help="only those whose names contain this, beside the plain step")
     parser.add_argument("--device", default="cpu", choices=("cpu", "gpu"))
     parser.add_argument("--rounds", type=int, default=40)
     parser.add_argument("--seconds", type=float, default=20, help="no round of a cell starts after these")
@@ -189,7 +205,7 @@ def main() -> None:
     jax.config.update("jax_platforms", "cpu" if arguments.device == "cpu" else "cuda,cpu")
     for cell in arguments.cells.split(","):
         rounds = max(4, arguments.rounds // (5 if arguments.quick else 1))
-        result = measure(cell, arguments.device == "gpu", rounds, arguments.seconds)
+        result = measure(cell, arguments.device == "gpu", rounds, arguments.seconds, arguments.variants)
         keep_by_cell(out / "optax.json", result, CELLS)
         print(f"\n{cell} on {result['device']}: {result['parameters']:,} parameters, {result['plain_ms']} ms")
         for name, (low, median, high) in result["ratio_quartiles"].items():

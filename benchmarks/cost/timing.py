@@ -28,6 +28,7 @@ def interleaved(
     device: torch.device | str = "cpu",
     turn: float = TURN,
     title: str = "",
+    wait: Callable[[], object] | None = None,
 ) -> dict[str, list[float]]:
     """Seconds that a call of each way took in each round: a machine that slows down slows all of them down.
 
@@ -43,8 +44,10 @@ def interleaved(
         device: where they run.
         turn: in seconds; 0 for one call, where processes have to agree on how many.
         title: for the progress bar.
+        wait: until nothing runs any more; None: for torch on ``device``.
     """
-    wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
+    if wait is None:
+        wait = torch.cuda.synchronize if torch.device(device).type == "cuda" else lambda: None
 
     def seconds_of(call: Callable[[], object], calls: int) -> float:
         wait()
