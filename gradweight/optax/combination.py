@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import optax
 
 from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights, is_module
-from .rows import Rows, Tree, gram_dtype, gram_matrix, is_row_leaf, rows_of, statistics, weighted_sum
+from .rows import Rows, Tree, check_not_reduced, gram_dtype, gram_matrix, is_row_leaf, rows_of, statistics, weighted_sum
 
 __all__ = ["CombineState", "combine"]
 
@@ -63,14 +63,16 @@ def combine(
         names: of the losses, in the order of the rows.
         refresh_every: n holds the weights for the n - 1 steps after the one that found them, without the Gram matrix
             and the rule.
-        axis_name: of the mapped axis of `jax.shard_map` or `jax.pmap` over which gradients, losses and signals are
-            averaged before anything is decided. Not needed where the batch is sharded under ``jax.jit``.
+        axis_name: of the mapped axis of `jax.pmap`, `jax.vmap` or ``jax.shard_map(..., check_vma=False)`` over which
+            gradients, losses and signals are averaged before anything is decided. Not needed where the batch is sharded
+            under ``jax.jit``, nor where the losses have been averaged, as `jax.shard_map` wants it by default.
         fields: fields of the rule to be replaced, without a check, by numbers that may be traced: what
             `optax.inject_hyperparams` needs.
 
     Raises:
         TypeError: ``rule`` is not a rule, or one of torch's modules; a signal that it needs is missing.
-        ValueError: updates without the leading axis; names that do not match.
+        ValueError: updates without the leading axis; names that do not match; gradients that `jax.shard_map` has summed
+            over ``axis_name`` already.
 
     Example:
         >>> from gradweight.rules import AngleBisector
@@ -106,6 +108,7 @@ def combine(
             signals["losses"] = _losses(losses, names, state.losses.dtype)
         at_work.check(signals)
         if axis_name is not None:
+            check_not_reduced(rows, axis_name)
             rows, signals = jax.lax.pmean((rows, signals), axis_name)  # type: ignore[no-untyped-call]
 
         def found() -> tuple[Tree, CombineState]:

@@ -180,16 +180,21 @@ def _pulled(function: Callable[..., Any], params: list[Any]) -> tuple[list[str],
     return order, values, pull, aux
 
 
+def _one_hot(values: jax.Array) -> jax.Array:
+    """One cotangent for each value; where values differ from device to device (`jax.shard_map`), so must these."""
+    return jnp.eye(len(values), dtype=values.dtype) * jnp.ones_like(values)
+
+
 def _vmap(function: Callable[..., Any], params: list[Any]) -> Found:
     order, values, pull, aux = _pulled(function, params)
-    [rows] = jax.vmap(pull)(jnp.eye(len(order), dtype=values.dtype))
+    [rows] = jax.vmap(pull)(_one_hot(values))
     found = {name: [row[i] for row in rows] for i, name in enumerate(order)}
     return ({name: values[i] for i, name in enumerate(order)}, aux), found
 
 
 def _vjp(function: Callable[..., Any], params: list[Any]) -> Found:
     order, values, pull, aux = _pulled(function, params)
-    unit = jnp.eye(len(order), dtype=values.dtype)
+    unit = _one_hot(values)
     found = {name: pull(unit[i])[0] for i, name in enumerate(order)}
     return ({name: values[i] for i, name in enumerate(order)}, aux), found
 

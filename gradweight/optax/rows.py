@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import itertools
 import operator
 from collections.abc import Mapping, Sequence
 from typing import Any, TypeAlias
@@ -63,9 +64,12 @@ def rows_of(updates: Tree, names: Sequence[str], params: Tree | None) -> Rows:
         if found[:1] != (m,) or (shape is not None and found[1:] != shape):
             needed = f"(m, ...) = ({m}, ...)" if shape is None else f"{(m, *shape)}"
             where = jax.tree_util.keystr(path) or "the only leaf"
+            hint = "take them from loss_gradients"
+            if found == shape:
+                hint += ", and micro-batches from gradweight.optax.accumulate: optax.MultiSteps keeps one gradient"
             raise ValueError(
                 f"combine needs updates with a leading axis of the {m} losses {list(names)}, shape {needed}; "
-                f"got shape {found} at {where}: take them from loss_gradients"
+                f"got shape {found} at {where}: {hint}"
             )
     return [jax.tree.map(lambda leaf, i=i: leaf[i], updates) for i in range(m)]
 
@@ -73,6 +77,27 @@ def rows_of(updates: Tree, names: Sequence[str], params: Tree | None) -> Rows:
 def _check_names(found: Mapping[str, Any], names: Sequence[str], owner: str, what: str) -> None:
     if set(found) != set(names):
         raise ValueError(f"{owner} was made for the losses {list(names)}; got {what} of {sorted(map(str, found))}")
+
+
+def check_not_reduced(rows: Rows, axis_name: str) -> None:
+    """Raise `ValueError` if the gradients are the same on each device of the axis, and their mean would be no mean.
+
+    `jax.shard_map` keeps account of what differs from device to device, unless it is told not to. Parameters that do
+    not have gradients that do not: the sum over all devices.
+    """
+
+    def differs(array: jax.Array) -> bool:
+        kind = jax.typeof(array)
+        # releases of JAX differ in where they keep it
+        return axis_name in getattr(getattr(kind, "manual_axis_type", None), "varying", getattr(kind, "vma", ()))
+
+    if differs(jax.lax.axis_index(axis_name)) and not all(map(differs, itertools.chain(*row_leaves(rows)))):
+        raise ValueError(
+            f"combine(axis_name={axis_name!r}) needs the gradients of each device's own losses; got their sum over "
+            f"{axis_name!r}, which jax.shard_map takes of parameters that are the same on each device: average the "
+            f"losses and scores with jax.lax.pmean(..., {axis_name!r}) where they are computed and leave axis_name "
+            "out, or pass check_vma=False to jax.shard_map"
+        )
 
 
 def is_row_leaf(leaf: Any) -> bool:

@@ -228,3 +228,27 @@ def test_an_aggregator_of_optax():
     found = gradients()
     updates, _ = opt.update(stack(found, NAMES), opt.init(params()), params())
     np.testing.assert_allclose(flat(updates), -expected(AngleBisector(), found), rtol=1e-12)
+
+
+def test_an_aggregator_that_accumulates():
+    """The steps of what comes after wait for the flag `ready`."""
+    aggregating = pytest.importorskip("optax.experimental").aggregating
+    before, after = map(optax.with_extra_args_support, (optax.identity(), optax.adam(0.1)))
+    opt = aggregating.process(before, accumulate(combine(FAMO(), NAMES), 2, NAMES), after)
+    state, found = opt.init(params()), stack(gradients(), NAMES)
+    for count, ready in ((0, False), (1, True), (1, False)):
+        updates, state = opt.update(found, state, params(), losses={"real": 1.0, "fake": 2.0})
+        assert optax.tree_utils.tree_get(state, "ready") == ready
+        assert optax.tree_utils.tree_get(state, "count") == count
+        assert flat(updates).any() == ready
+
+
+def test_a_step_that_is_not_finite_is_skipped_by_what_follows():
+    opt, p = optax.chain(combine(Sum(), NAMES), optax.apply_if_finite(optax.sgd(0.1), 9)), params()
+    state, found = opt.init(p), gradients()
+    good, state = opt.update(found, state, p)
+    assert flat(good).all()
+    found["fake"]["bias"] = found["fake"]["bias"].at[0].set(np.nan)
+    updates, state = opt.update(found, state, p)
+    assert not flat(updates).any()
+    assert optax.tree_utils.tree_get(state, "total_notfinite") == 1

@@ -82,26 +82,45 @@ x = jnp.asarray(np.random.default_rng(0).standard_normal((8, 3)), jnp.float32)
 w = jnp.array([0.3, -0.4, 0.5])
 def losses(w, x):
     return {"a": jnp.mean(jnp.tanh(x @ w)), "b": jnp.mean((x @ w - 1) ** 2)}
-def direction(w, x, axis_name=None):
+def averaged(w, x):
+    return {name: jax.lax.pmean(loss, "batch") for name, loss in losses(w, x).items()}
+def direction(w, x, losses=losses, axis_name=None, mode="each"):
     opt = combine(AngleBisector(), ("a", "b"), axis_name=axis_name)
-    values, rows = loss_gradients(losses)(w, x)
+    values, rows = loss_gradients(losses, mode=mode)(w, x)
     found, state = opt.update(rows, opt.init(w), w, losses=values)
-    return found, state.losses
-one = direction(w, x)
-mapped = jax.shard_map(partial(direction, axis_name="batch"), mesh=mesh, in_specs=(P(), P("batch")), out_specs=P(),
-                       check_vma=False)
+    return found, state.losses, state.gram
+one = jax.jit(direction)(w, x)
 sharded = jax.device_put(x, NamedSharding(mesh, P("batch")))
-for other in (jax.jit(mapped)(w, x), jax.jit(direction)(w, sharded)):
+ways = [jax.jit(direction)(w, sharded)]
+def mapped(check_vma, **settings):
+    function = partial(direction, **settings)
+    return jax.shard_map(function, mesh=mesh, in_specs=(P(), P("batch")), out_specs=P(), check_vma=check_vma)
+ways += [jax.jit(mapped(False, axis_name="batch"))(w, x)]
+ways += [jax.jit(mapped(True, losses=averaged, mode=mode))(w, x) for mode in ("each", "vmap", "vjp")]
+per_device = jax.vmap(partial(direction, axis_name="batch"), axis_name="batch", in_axes=(None, 0))
+per_device = jax.jit(per_device)(w, x.reshape(4, 2, 3))
+ways += [[field[i] for field in per_device] for i in range(4)]
+for other in ways:
     for a, b in zip(one, other):
-        np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6)
+        np.testing.assert_allclose(b, a, rtol=1e-6, atol=1e-6)
 print("equal", len(jax.devices()))
+for mode in ("each", "vmap"):
+    try:
+        jax.eval_shape(mapped(True, axis_name="batch", mode=mode), w, x)
+    except ValueError as error:
+        print(error)
 """
 
 
 def test_the_batch_on_several_devices():
     environment = os.environ | {"XLA_FLAGS": "--xla_force_host_platform_device_count=4", "JAX_PLATFORMS": "cpu"}
     run = subprocess.run([sys.executable, "-c", ON_DEVICES], capture_output=True, text=True, env=environment)
-    assert run.stdout.split() == ["equal", "4"], run.stderr
+    assert run.returncode == 0, run.stderr
+    equal, *errors = run.stdout.splitlines()
+    assert equal == "equal 4"
+    assert len(errors) == 2
+    for error in errors:
+        assert "axis_name='batch') needs the gradients of each device's own losses; got their sum over 'batch'" in error
 
 
 def flops(function, *args):
