@@ -131,7 +131,7 @@ def main() -> None:
             place.scatter(*MODES.T, s=60, facecolors="none", edgecolors="#999999", lw=0.8)
             place.scatter(*some.T, s=3, color="#0072b2", alpha=0.4, lw=0)
             place.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[], aspect="equal")
-            if row is axes[0]:
+            if name == "plain":
                 place.set_title(f"step {i * (arguments.steps // (FRAMES - 1))}", fontsize=9)
         row[0].set_ylabel(name, fontsize=9)
     figure.savefig(out / "ring.png", dpi=110)
