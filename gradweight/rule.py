@@ -229,6 +229,21 @@ def faster_on_numpy_from(rule: Rule) -> float:
     return own if "faster_on_numpy_from" in vars(type(rule)) else math.inf
 
 
+_ROUNDING = 1e-3
+
+
+def check_in_range(rule: object, name: str, value: float) -> None:
+    """Raise `ValueError` if a number lies outside of what the rule's ``ranges`` say about the signal; NaN does not."""
+    low, high = getattr(rule, "ranges", {}).get(name, (-math.inf, math.inf))
+    # a mean of ones may be rounded to a little more than 1
+    if value < low - _ROUNDING or value > high + _ROUNDING:
+        raise ValueError(
+            f"{type(rule).__name__} needs the signal {name!r} in [{low}, {high}]; got {value}. Of logits, "
+            "probability_scores of gradweight.gan (in JAX, of gradweight.optax.gan) makes such signals; of a critic's "
+            "scores, critic_scores"
+        )
+
+
 def check_weights(weights: object, rule: str, gram: Array) -> None:
     """Raise unless ``weights`` has one entry per loss and comes from the library that the Gram matrix is of."""
     if not isinstance(weights, type(gram)) and type(weights).__module__ != type(gram).__module__:

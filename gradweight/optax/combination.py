@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
-from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights, is_module
+from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_in_range, check_weights, is_module
 from .rows import Rows, Tree, check_not_reduced, gram_dtype, gram_matrix, is_row_leaf, rows_of, statistics, weighted_sum
 
 __all__ = ["CombineState", "combine"]
@@ -72,7 +73,7 @@ def combine(
     Raises:
         TypeError: ``rule`` is not a rule, or one of torch's modules; a signal that it needs is missing.
         ValueError: updates without the leading axis; names that do not match; gradients that `jax.shard_map` has summed
-            over ``axis_name`` already.
+            over ``axis_name`` already; outside of ``jax.jit``, a signal out of the rule's range.
 
     Example:
         >>> from gradweight.rules import AngleBisector
@@ -151,10 +152,16 @@ class _RuleAtWork:
         return self.rule.init(gram) if self._stateful else {}  # type: ignore[union-attr]
 
     def check(self, given: Mapping[str, Any]) -> None:
-        """Raise `TypeError` unless nothing is missing."""
+        """Raise `TypeError` unless nothing is missing, `ValueError` if a number is out of its range.
+
+        Under ``jax.jit`` there are no numbers, and reading another device's would wait for it.
+        """
         for missing in sorted(self.signals.required - self._supplied - set(given)):
             got = sorted(given) or "no signals"
             raise TypeError(f"{self.signals.rule} needs the signal {missing!r}; update() was given {got}")
+        for name in getattr(self.rule, "ranges", {}).keys() & given.keys():
+            if jnp.size(given[name]) == 1 and _is_on_host(given[name]):
+                check_in_range(self.rule, name, np.asarray(given[name]).item())
 
     def __call__(self, rows: Rows, state: CombineState, signals: dict[str, Any]) -> tuple[Tree, CombineState]:
         gram = gram_matrix(rows)
@@ -230,6 +237,12 @@ def _losses(losses: Any, names: tuple[str, ...], dtype: Any) -> jax.Array:
     if found.shape != (len(names),):
         raise ValueError(f"combine needs one loss for each of {list(names)}; got shape {found.shape}")
     return found
+
+
+def _is_on_host(value: Any) -> bool:
+    if not isinstance(value, jax.Array):
+        return True
+    return not isinstance(value, jax.core.Tracer) and {d.platform for d in value.devices()} == {"cpu"}
 
 
 def _finite(tree: Tree) -> jax.Array:

@@ -40,6 +40,11 @@ def test_updates_that_are_not_rows(updates, params, message):
 def test_signals():
     with pytest.raises(TypeError, match=r"AdaptiveWeights needs the signal 'fake_score'; update\(\) was given \['real"):
         updated(AdaptiveWeights(), ROWS, real_score=0.5)
+    for score in (5.0, np.float32(5), jnp.array([5.0])):
+        with pytest.raises(
+            ValueError, match=r"the signal 'real_score' in \[0, 1\]; got 5.0. Of logits, probability_scores"
+        ):
+            updated(AdaptiveWeights(), ROWS, real_score=score, fake_score=0.5)
     with pytest.raises(TypeError, match=r"FAMO needs the signal 'losses'; update\(\) was given no signals"):
         updated(FAMO(), ROWS)
     with pytest.raises(ValueError, match=r"made for the losses \['real', 'fake'\]; got losses \['fake'\]"):
