@@ -236,8 +236,9 @@ def test_an_aggregator_that_accumulates():
     before, after = map(optax.with_extra_args_support, (optax.identity(), optax.adam(0.1)))
     opt = aggregating.process(before, accumulate(combine(FAMO(), NAMES), 2, NAMES), after)
     state, found = opt.init(params()), stack(gradients(), NAMES)
+    update = jax.jit(lambda state: opt.update(found, state, params(), losses={"real": 1.0, "fake": 2.0}))
     for count, ready in ((0, False), (1, True), (1, False)):
-        updates, state = opt.update(found, state, params(), losses={"real": 1.0, "fake": 2.0})
+        updates, state = update(state)
         assert optax.tree_utils.tree_get(state, "ready") == ready
         assert optax.tree_utils.tree_get(state, "count") == count
         assert flat(updates).any() == ready
