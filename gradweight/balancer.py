@@ -114,7 +114,8 @@ class LossBalancer(nn.Module):
         Args:
             losses: a mapping name -> scalar tensor; None for one that this process or micro-batch lacks.
             at: a tensor (or several) on which all losses depend, to probe at instead of at ``params``, such as the
-                features that task heads share. With several processes, each probes at its own samples.
+                features that task heads share. With several processes, each probes at its own samples. What an FSDP1
+                module returned has hooks that gather parameters: probe at a copy, from which the losses are computed.
             scaler: a `torch.amp.GradScaler`: the probed gradients are scaled, so that those in half precision do not
                 underflow, and the rule sees them unscaled. The returned scalar is not scaled.
             **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.

@@ -60,9 +60,16 @@ def communicator_of(process_group: Group | bool | None, reduce: Reduce, params: 
         RuntimeError: there are several, and parameters that each holds as a whole, but it was not said which
             processes are to average their gradients.
         ValueError: ``process_group`` is False and parameters are sharded.
+        TypeError: parameters are flattened by FSDP1.
     """
     if not _initialized():
         return Communicator(has_group=False)
+    if any(getattr(p, "_fsdp_flattened", False) for p in params):
+        raise TypeError(
+            "FullyShardedDataParallel (FSDP1) has flattened these parameters, and gradients are not to be had one loss "
+            "at a time: shard by fully_shard (FSDP2), or let gradweight.LossBalancer probe at a copy of the module's "
+            "output, at=output.clone()"
+        )
     sharded = [p for p in params if is_sharded(p)]
     if process_group is False:
         if any(shards(p) > 1 for p in sharded):
