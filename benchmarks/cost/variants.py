@@ -17,7 +17,7 @@ from torch.func import functional_call
 from benchmarks.cost.cells import Cell
 from benchmarks.cost.peers import conflictfree, paper, torchjd, torchjd_engine, torchjd_trunk
 from benchmarks.cost.problem import Problem
-from gradweight import MultiObjectiveGradient
+from gradweight import LossBalancer, MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, NashMTL, Sum, UPGrad
 
@@ -95,6 +95,32 @@ def ours(rule: Any, *, shared: bool = False, **options: Any) -> Callable[[Proble
     return make
 
 
+def balanced(rule: Any, where: str = "parameters", **options: Any) -> Callable[[Problem], Callable[[], None]]:
+    """The plain step with the sum weighted by a `LossBalancer`.
+
+    Args:
+        rule: of the balancer.
+        where: what is probed: "parameters", "last layer", or "shared", the tensor that the cell's heads share.
+        **options: of its constructor.
+    """
+
+    def make(problem: Problem) -> Callable[[], None]:
+        params = list(problem.net.parameters())
+        probed = {"parameters": params, "last layer": params[-2:], "shared": None}[where]
+        balance = LossBalancer(rule, probed, **options)
+
+        def step() -> None:
+            outputs = problem.outputs()
+            at = outputs[str(problem.cell.shared)] if where == "shared" else None
+            balance(problem.cell.losses(outputs), at=at).backward()
+            problem.base.step()
+            problem.base.zero_grad()
+
+        return step
+
+    return make
+
+
 def ours_compiled(rule: Any) -> Callable[[Problem], Callable[[], None]]:
     """`gradweight.func.combined_grad` as one compiled function, the base's step after it."""
 
@@ -161,12 +187,17 @@ def variants(
         "gradweight AngleBisector, in place": ours(AngleBisector(), accumulate=False),
         "gradweight UPGrad, in place": ours(UPGrad(), accumulate=False),
         "gradweight AlignedMTL, in place": ours(AlignedMTL(), accumulate=False),
+        "LossBalancer UPGrad": balanced(UPGrad()),
+        "LossBalancer UPGrad, refresh_every=10": balanced(UPGrad(), refresh_every=10),
     }
     if cell.is_gan:
         ways["gradweight AdaptiveWeights"] = ours(AdaptiveWeights())
         ways["Algorithm 1 as in the paper's text"] = paper
     if cell.shared:
         ways["gradweight UPGrad, shared="] = ours(UPGrad(), shared=True)
+        ways["LossBalancer UPGrad, at the shared tensor"] = balanced(UPGrad(), "shared")
+    else:  # with heads, each has a last layer of its own
+        ways["LossBalancer UPGrad, last layer"] = balanced(UPGrad(), "last layer")
     if compiled and cell.compiles:
         ways["summed loss, compiled"] = plain_compiled
         ways["gradweight AngleBisector, compiled"] = ours_compiled(AngleBisector())
