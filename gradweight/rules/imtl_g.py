@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from ..rule import Array, array_namespace
 from ._solvers.arrays import total
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.linear import evenly_shared
 from .bisector import AngleBisector
 
 
@@ -23,6 +25,9 @@ class IMTLG:
     It happens when norms and angles differ enough that the bisector needs a negative weight on the smallest gradient.
     `AngleBisector` and `ConFIG` have the same direction without the turn. Where the weights add up to 0 (within
     rounding errors) no multiple of them adds up to 1; they are then all 0.
+
+    Linearly dependent gradients: weights that add up to 1 and have equal projections are not unique, nor is the length.
+    Those are taken whose ``w_i |g_i|`` are nearest to equal: of parallel gradients each adds as much.
 
     Opposed gradients, and others to which no direction makes equal acute angles: all weights are 0. A loss whose
     gradient is exactly zero is left out.
@@ -46,7 +51,14 @@ class IMTLG:
 
     def __call__(self, gram: Array, /, *, names: tuple[str, ...] | None = None, losses: Array | None = None) -> Array:
         xp = array_namespace(gram)
+        inverse_norm = inverse_norms(gram)
+        active = xp.astype(inverse_norm > 0, gram.dtype)
         weights = AngleBisector()(gram)
+        if gram.shape[-1] > 2:
+            # of dependent gradients the bisector's coefficients are not unique, and neither is the sum of the weights
+            a = weights / xp.where(inverse_norm > 0, inverse_norm, 1)
+            even = evenly_shared(correlations(gram, inverse_norm), active, a)
+            weights = xp.where(xp.any(weights != 0), even, 0) * inverse_norm
         sum_of_all = total(weights)
         rounding = 16 * gram.shape[-1] * xp.finfo(gram.dtype).eps * total(xp.abs(weights))
         some = xp.abs(sum_of_all) > rounding

@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from gradweight.rules import IMTLG, AngleBisector
 
-from ..strategies import EPS, regular_sets, size, structured_sets, weights
+from ..strategies import EPS, SEEDS, regular_sets, size, structured_sets, weights
 
 
 @settings(max_examples=100)
@@ -35,3 +36,19 @@ def test_it_can_point_uphill() -> None:
     assert weights(AngleBisector(), rows)[2] < 0
     assert np.all(rows @ (weights(AngleBisector(), rows) @ rows) > 0)
     assert np.all(rows @ (weights(IMTLG(), rows) @ rows) < 0)
+
+
+@given(
+    st.lists(st.lists(st.integers(-3, 3), min_size=4, max_size=4).filter(any), min_size=2, max_size=4),
+    st.integers(2, 5),
+    SEEDS,
+)
+def test_of_dependent_gradients_none_is_preferred(entries: list[list[int]], ratio: int, seed: int) -> None:
+    """Parallel gradients add as much each, and the order of the losses decides nothing."""
+    rows = np.array([*entries, [ratio * x for x in entries[0]]], dtype=float)
+    w = weights(IMTLG(), rows)
+    scale = max(size(w, rows), 1e-300)
+    # where weights nearly add up to 0 their errors are divided by that sum: a few digits fewer than the bisector has
+    assert w[0] * np.linalg.norm(rows[0]) == pytest.approx(w[-1] * np.linalg.norm(rows[-1]), abs=1e-9 * scale)
+    order = np.random.default_rng(seed).permutation(len(rows))
+    np.testing.assert_allclose(weights(IMTLG(), rows[order]) @ rows[order], w @ rows, rtol=0, atol=1e-9 * scale)

@@ -48,15 +48,42 @@ def shortest_affine(cosine: Array, active: Array) -> Array:
         cosine: correlations; the rows of zero gradients are empty.
         active: ones, and zeros for zero gradients.
     """
-    xp = array_namespace(cosine)
     # a = 1 + P y, where P removes the mean over the active gradients and so keeps the sum of a
+    xp = array_namespace(cosine)
+    centred, centred_mean, count = _centred(cosine, active)
+    # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1
+    y = active * solve_psd(centred, -count * centred_mean, scale=1.0)
+    return active + y - active * xp.sum(y) / count
+
+
+@host_form(host.evenly_shared)
+def evenly_shared(cosine: Array, active: Array, a: Array) -> Array:
+    """The shortest of all coefficients with the sum of ``a`` and the same ``sum_i a_i u_i``: (m, m), (m,), (m,) -> (m,).
+
+    Where gradients are dependent, others than ``a`` form the same vector. These are the ones nearest to equal, which do
+    not depend on which gradients a pivoting has picked; of parallel gradients each has the same.
+    """
+    xp = array_namespace(cosine)
+    centred, _, _ = _centred(cosine, active)
+    directions, inverse_lengths = conjugate_directions(centred, scale=1.0)
+    # row i is e_i less its conjugate directions: 0 where i was picked, else a vector that the matrix maps to 0
+    left = identity(cosine) - (centred @ xp.matrix_transpose(directions) * inverse_lengths) @ directions
+    dependent = xp.astype(xp.linalg.diagonal(left) > 0.5, cosine.dtype)
+    null = left * dependent[:, None]
+    products = xp.sum(null[:, None, :] * null[None, :, :], axis=-1)
+    products = xp.where(identity(cosine) > 0, xp.linalg.diagonal(products) + (1 - dependent), products)
+    away = a - active
+    return active + away - xp.sum(null * solve(products, matvec(null, away)[None, :])[0][:, None], axis=0)
+
+
+def _centred(cosine: Array, active: Array) -> tuple[Array, Array, Array]:
+    """Inner products of the unit gradients less their mean, those of the mean with each, less their own mean, and n."""
+    xp = array_namespace(cosine)
     count = at_least(xp.sum(active), 1)
     mean = matvec(cosine, active) / count
     centred_mean = active * (mean - xp.sum(active * mean) / count)
     centred = (cosine - mean[:, None] - centred_mean[None, :]) * active[:, None] * active[None, :]
-    # scale: gradients that are all parallel leave nothing but rounding of cosines, which are 1
-    y = active * solve_psd(centred, -count * centred_mean, scale=1.0)
-    return active + y - active * xp.sum(y) / count
+    return centred, centred_mean, count
 
 
 def solve(matrix: Array, rhs: Array) -> Array:

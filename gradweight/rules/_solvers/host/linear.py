@@ -34,9 +34,20 @@ def shortest_affine(cosine: Array, active: Array) -> Array | None:
     return a.astype(cosine.dtype)
 
 
+def evenly_shared(cosine: Array, active: Array, a: Array) -> Array | None:
+    """``a`` itself, where gradients are not nearly dependent."""
+    indices = np.flatnonzero(active)
+    sub = cosine if len(indices) == len(cosine) else cosine[np.ix_(indices, indices)]
+    return a if _independent(np.linalg.cholesky(sub.astype(np.float64)).diagonal()) else None
+
+
+def _independent(pivots: Array) -> bool:
+    return not len(pivots) or bool(pivots.min() >= _SMALLEST_PIVOT * pivots.max())
+
+
 def _regular(matrix: Array, rhs: Array) -> Array | None:
     pivots = np.linalg.cholesky(matrix).diagonal()  # raises if it is not positive definite
-    if pivots.min() < _SMALLEST_PIVOT * pivots.max():
+    if not _independent(pivots):
         return None
     inverse = np.linalg.inv(matrix)
     x = inverse @ rhs
