@@ -170,6 +170,7 @@ class LossBalancer(nn.Module):
     def _by_losses(self, micro: MicroBatch, held: Tensor | None) -> tuple[Combination, State]:
         plan = WeightedSum(micro, held)
         plan.prepare()
+        micro.communicator.all_or_none_raise(plan.find_weights, lambda _: micro.describe())
         losses = plan.averaged.losses
         unknown = torch.full_like(losses, torch.nan).expand(len(losses), -1)
         return Combination(plan.averaged.names, losses, unknown, plan.weights), plan.state
@@ -187,7 +188,10 @@ class LossBalancer(nn.Module):
                 local = plan.local_rows()
                 rows = averaged.average(local)
             sums = communicator.sums(micro.params)
-        return self._settings.combiner.weights_by_gram(plan.accumulated(local, rows, micro.params), micro.saved, sums)
+        accumulated = plan.accumulated(local, rows, micro.params)
+        return communicator.all_or_none_raise(
+            lambda: self._settings.combiner.weights_by_gram(accumulated, micro.saved, sums), lambda _: micro.describe()
+        )
 
     def _targets(self, at: Tensor | Sequence[Tensor] | None) -> list[Tensor]:
         if at is not None:

@@ -84,10 +84,14 @@ class Communicator:
         """What ``function`` returns; if it raises on one process, all raise.
 
         Args:
-            function: contains no collective.
+            function: raises after its collectives only, if it contains any.
             describe: what must be the same on all processes, from what ``function`` returned.
         """
         return function()
+
+    def telling_errors(self) -> AbstractContextManager[object]:
+        """A context in which an error is told to the others, who are about to compare what they do."""
+        return nullcontext()
 
     def check_micro_batch(self, before: list[Tensor], now: list[Tensor]) -> None:
         """Raise `ValueError` if rows over these parameters cannot be added up; aligned by parameter, they can."""

@@ -70,7 +70,9 @@ class ConsistencyCheck:
             raise RankMismatchError(
                 f"this step was given up on all {self.size} processes because of " + "; ".join(failed)
             )
-        for title in dict.fromkeys(title for _, theirs in answers for title in theirs):
+        titles = dict.fromkeys(title for _, theirs in answers for title in theirs)
+        # what all have first: who is at another kind of call lacks some, though they may well be the same
+        for title in sorted(titles, key=lambda title: any(title not in theirs for _, theirs in answers)):
             by_rank = [theirs.get(title, "none") for _, theirs in answers]
             if len(set(by_rank)) > 1:
                 listed = "; ".join(f"rank {rank} has {text}" for rank, text in enumerate(by_rank))

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import TypeVar
 
@@ -14,12 +15,13 @@ from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses
 from ..gradients.missing_losses import RankLosses
 from ..linalg.buffers import kept_buffers
+from ..linalg.ownership import storage
 from ..linalg.rows import Row
 from .communicator import Communicator, RowNames
 from .consistency import ConsistencyCheck
 from .placement import Placement, Reduce, placement_of
 from .reduction import GradientReducer, RowReduction
-from .sharding import to_dtensor
+from .sharding import to_dtensor, to_local
 from .sums import BatchShardedSums, ReplicatedSums, RowSums, ShardedSums
 
 __all__ = ["ProcessGroupCommunicator"]
@@ -76,13 +78,19 @@ class ProcessGroupCommunicator(Communicator):
         Raises:
             RankMismatchError: another process failed, or was called otherwise.
         """
-        try:
+        with self.telling_errors():
             result = function()
+        self.check.start({"call and settings": describe(result)}).wait()
+        return result
+
+    @contextmanager
+    def telling_errors(self) -> Iterator[None]:
+        """A context whose errors are told in the comparison that the others come to next, where they all raise."""
+        try:
+            yield
         except Exception as error:
             self.check.start({}, error).wait()
             raise
-        self.check.start({"call and settings": describe(result)}).wait()
-        return result
 
     # ---- collectives
 
@@ -124,6 +132,10 @@ class ProcessGroupCommunicator(Communicator):
         placement = self.placement(params)
         if in_place and self.reduce == "all" and not placement.sharded:  # the rows are parts of our own buffers
             return [next((t for t in tensors if t is not None), None) for tensors in zip(*rows, strict=True)]
+        for i in placement.sharded:  # what is .grad stays as it is until the step is sure
+            local = placement.local[i]
+            if local in self._kept and _holds(params[i], self._kept[local]):
+                del self._kept[local]
         if self.reduce == "all":
             return kept_buffers(rows, placement.local, self._kept)
         targets: list[Tensor | None] = [None] * len(params)
@@ -144,6 +156,11 @@ class ProcessGroupCommunicator(Communicator):
             part = parts[i]
             grads[i] = None if part is None else to_dtensor(part, params[i])
         if self.reduce == "scatter":
+            # a new one where it is .grad, which stays as it is until all is there
+            self._directions = [
+                (shard, bucket.empty() if any(_holds(params[i], flat) for i in bucket.indices) else flat)
+                for bucket, (shard, flat) in zip(placement.buckets, self._directions, strict=True)
+            ]
             works = [_all_gather(flat, shard, self.group) for shard, flat in self._directions]
             for work, bucket, (_, flat) in zip(works, placement.buckets, self._directions, strict=True):
                 if work is not None:
@@ -151,6 +168,12 @@ class ProcessGroupCommunicator(Communicator):
                 for i, view in zip(bucket.indices, bucket.views(flat), strict=True):
                     grads[i] = None if parts[i] is None else view
         return grads
+
+
+def _holds(parameter: Tensor, buffer: Tensor) -> bool:
+    """Whether ``.grad`` lies in the memory of ``buffer``."""
+    grad = parameter.grad
+    return grad is not None and storage(to_local(grad)) == storage(buffer)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -3,13 +3,15 @@
 The order of the collectives of one `backward`, the same on every process:
 
 1. on the hosts, all-reduce of the hash of names, parameters and settings (`ConsistencyCheck.start`), waited for before
-   the first row is sent; with sharded parameters, before the first backward pass;
+   the first row is sent; with sharded parameters begun when the losses have been looked at, and waited for before the
+   first backward pass;
 2. for each loss, in the order of the names, all-reduce or reduce-scatter of its row, bucket by bucket, zeros for a loss
    that this process lacks;
 3. on the hosts, all-reduce of which parameters each loss reaches and of whether a process failed
    (`ConsistencyCheck.union`);
-4. all-reduce of losses and signals; of partial inner products, where rows are sharded; all-gather of the direction,
-   with ``reduce="scatter"``.
+4. all-reduce of losses and signals; of partial inner products and statistics, where rows are sharded;
+5. once the rule has answered, on the hosts, all-reduce of whether it has raised anywhere;
+6. all-gather of the direction, with ``reduce="scatter"``.
 """
 
 from __future__ import annotations
@@ -158,7 +160,9 @@ class RowReduction(AveragedRows):
         self.done = False
 
     def __enter__(self) -> Self:
-        if self.known_names.all is not None:
+        # the backward passes of sharded parameters contain collectives, so that whoever fails before them must be able
+        # to tell the others before theirs
+        if self.known_names.all is not None and not self.reducer.placement.sharded:
             self._begin(self.known_names.all, self.known_names.here)
         return self
 
@@ -176,7 +180,8 @@ class RowReduction(AveragedRows):
             ValueError: no process has one of the losses.
         """
         if self.names is None:
-            self._begin(local.names, local.names)
+            known = self.known_names if self.known_names.all is not None else RowNames(local.names, local.names)
+            self._begin(known.all or (), known.here)
         with closing(local.iterate()) as rows:  # also when it is left early: the hook engine then restores .grad
             for name, row in zip(local.names, rows, strict=True):
                 self._reduce_up_to(name, row)

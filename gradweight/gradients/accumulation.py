@@ -13,7 +13,7 @@ from ..linalg.rows import Row, accumulate
 from ..linalg.statistics import Statistics
 from .results import Gradients
 
-__all__ = ["AccumulatedGradients"]
+__all__ = ["AccumulatedGradients", "check_numbers"]
 
 
 @dataclass(frozen=True)
@@ -60,7 +60,7 @@ class AccumulatedGradients:
         device = params[0].device
         dtype = torch.promote_types(gradients.losses[0].dtype, torch.float32)
         losses = torch.stack([_scalar(loss, device, dtype) for loss in gradients.losses])
-        tensors = {name: _as_tensor(name, value, losses) for name, value in signals.items()}
+        tensors = {name: _as_tensor(value, losses) for name, value in signals.items()}
         if scale is not None:
             scale = scale.detach().to(losses)
             losses = losses * scale
@@ -136,9 +136,14 @@ def _scalar(loss: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
     return loss.reshape(()).to(device, dtype)
 
 
-def _as_tensor(name: str, value: Tensor | float, like: Tensor) -> Tensor:
+def check_numbers(signals: Mapping[str, object]) -> None:
+    """Raise `TypeError` for a signal that is no tensor and no number."""
+    for name, value in signals.items():
+        if not isinstance(value, SupportsFloat):  # as tensors are
+            raise TypeError(f"the signal {name!r} must be a 0-dim tensor or a number; got {type(value).__name__}")
+
+
+def _as_tensor(value: Tensor | float, like: Tensor) -> Tensor:
     if isinstance(value, Tensor):
         return value.detach().to(like)
-    if not isinstance(value, SupportsFloat):
-        raise TypeError(f"the signal {name!r} must be a 0-dim tensor or a number; got {type(value).__name__}")
     return torch.full((), float(value), dtype=like.dtype, device=like.device)

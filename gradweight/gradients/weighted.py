@@ -7,11 +7,14 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ..linalg.rows import Row
 from .engines import Engine, loss_gradients
 from .graph import Graph, check_reached
+from .results import Gradients
 
-__all__ = ["weighted_gradient"]
+__all__ = ["SUM", "weighted_gradient"]
+
+SUM = "the weighted sum"
+"""The name of the one row."""
 
 
 def weighted_gradient(
@@ -22,8 +25,10 @@ def weighted_gradient(
     engine: Engine,
     scale: Tensor | None,
     retain_graph: bool,
-) -> Row:
+) -> Gradients:
     """``sum_i weights[i] grad losses[i]`` by parameters, in one backward pass whatever the number of losses.
+
+    The pass runs when the row is taken.
 
     Args:
         losses: name -> scalar tensor, with their graphs.
@@ -40,8 +45,4 @@ def weighted_gradient(
         pairs = zip(weights.unbind(), losses.values(), strict=True)
         total = torch.stack([(w.to(loss.device) * loss.reshape(())).to(device) for w, loss in pairs]).sum()
     engine = "auto" if engine == "func" else engine
-    found = loss_gradients(
-        {"the weighted sum": total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph
-    )
-    [row] = found.rows
-    return row
+    return loss_gradients({SUM: total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph)

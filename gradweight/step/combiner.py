@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
@@ -30,6 +29,7 @@ from ..rule import (
 )
 from .combiner_input import CombinerInput
 from .coordinates import directions_by_coordinate
+from .finite import all_finite, or_nan
 from .state_names import for_losses, state_of, title
 
 __all__ = ["Combiner", "write_row"]
@@ -114,7 +114,7 @@ class Combiner:
         accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums
         part = accumulated.rows, range(len(out))
         combination, signals, finite, changed = self._decide(accumulated, part, saved, sums)
-        directions = self._by_coordinate(part, signals, finite, out, sums)
+        directions = self._by_coordinate(part, signals, finite, out, sums, self._reaches(part, sums))
         _write(accumulated.rows, combination.weights, directions, out)
         return combination, changed
 
@@ -125,8 +125,8 @@ class Combiner:
         matrix, losses = accumulated.unscaled(sums.grams([part])[0])
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, signals, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
-        finite = _finite(matrix) if self._coordinate is not None else _finite(matrix, weights)
-        return Combination(accumulated.names, losses, matrix, _or_nan(weights, finite)), signals, finite, changed
+        finite = all_finite(matrix) if self._coordinate is not None else all_finite(matrix, weights)
+        return Combination(accumulated.names, losses, matrix, or_nan(weights, finite)), signals, finite, changed
 
     def _by_block(self, given: CombinerInput, blocks: Sequence[str | None]) -> tuple[Combination, State]:
         accumulated, saved, out, sums = given.accumulated, given.saved, given.out, given.sums
@@ -135,9 +135,15 @@ class Combiner:
             if target is not None:
                 members.setdefault(block, []).append(index)
         rows = {b: [[row[i] for i in indices] for row in accumulated.rows] for b, indices in members.items()}
-        found = sums.grams([(rows[block], members[block]) for block in members])
+        parts = {block: (rows[block], members[block]) for block in members}
+        # every collective before the first rule is asked: one that raises here must leave no other process waiting
+        found = sums.grams(list(parts.values()))
         grams = {block: accumulated.unscaled(matrix) for block, matrix in zip(members, found, strict=True)}
         total = functools.reduce(torch.add, (matrix.to(_device_of(out)) for matrix, _ in grams.values()))
+
+        named = [block for block in parts if block is not None]
+        statistics = {block: self._statistics(accumulated, parts[block], grams[block][0], sums) for block in named}
+        reaches = {block: self._reaches(parts[block], sums) for block in named}
 
         changed: State = {}
         answers: dict[str | None, tuple[Tensor, dict[str, Any]]] = {}
@@ -147,20 +153,22 @@ class Combiner:
             if block is None:
                 answers[block] = torch.ones_like(matrix[0]), {}
                 continue
-            statistics = self._statistics(accumulated, (rows[block], members[block]), matrix, sums)
-            weights, signals, some = self._weights(matrix, losses, statistics, accumulated, saved, f" in {block}")
+            weights, signals, some = self._weights(
+                matrix, losses, statistics[block], accumulated, saved, f" in {block}"
+            )
             changed |= some
             answers[block] = weights, signals
-        finite = _finite(total) if self._coordinate is not None else _finite(total, *(w for w, _ in answers.values()))
+        finite = (
+            all_finite(total) if self._coordinate is not None else all_finite(total, *(w for w, _ in answers.values()))
+        )
         for block, (weights, signals) in answers.items():
-            weights = _or_nan(weights, finite)
+            weights = or_nan(weights, finite)
             if block is None:
                 decided[block] = weights, None
                 continue
             matrix, losses = grams[block]
             some_out = [out[i] for i in members[block]]
-            part = rows[block], members[block]
-            decided[block] = weights, self._by_coordinate(part, signals, finite, some_out, sums)
+            decided[block] = weights, self._by_coordinate(parts[block], signals, finite, some_out, sums, reaches[block])
             combinations[block] = Combination(accumulated.names, losses, matrix, weights)
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
         for block, (weights, directions) in decided.items():
@@ -211,13 +219,23 @@ class Combiner:
     ) -> dict[str, Tensor]:
         return accumulated.statistics(sums.statistics(part), matrix) if self.signals.statistics else {}
 
+    def _reaches(self, part: Part, sums: RowSums) -> Sequence[Tensor | None]:
+        known = self._coordinate is not None and "reaches" in self.signals.known
+        return sums.reaches(part) if known else [None] * len(part[1])
+
     def _call(self, function: Callable[..., Any], matrix: Tensor, *args: Any, **given: Any) -> Any:
         if len(matrix) >= self._faster_on_numpy_from and is_host_readable(matrix):
             return call_with_numpy(function, matrix, *args, **given)
         return function(matrix, *args, **given)
 
     def _by_coordinate(
-        self, part: Part, given: dict[str, Any], finite: Tensor | None, out: Sequence[Tensor | None], sums: RowSums
+        self,
+        part: Part,
+        given: dict[str, Any],
+        finite: Tensor | None,
+        out: Sequence[Tensor | None],
+        sums: RowSums,
+        reaches: Sequence[Tensor | None],
     ) -> Directions | None:
         if self._coordinate is None:
             return None
@@ -230,8 +248,8 @@ class Combiner:
             for mapping, index in zip(own, indices, strict=True):
                 mapping["offset"] = offsets[index]
         if "reaches" in self.signals.known:
-            for mapping, reaches in zip(own, sums.reaches(part), strict=True):
-                mapping["reaches"] = reaches
+            for mapping, some in zip(own, reaches, strict=True):
+                mapping["reaches"] = some
         return directions_by_coordinate(self._coordinate.combine, self.signals.rule, rows, finite, out, own)
 
 
@@ -250,22 +268,6 @@ def _no_autocast(device_type: str) -> AbstractContextManager[object]:
     if torch.amp.is_autocast_available(device_type) and torch.is_autocast_enabled(device_type):
         return torch.autocast(device_type, enabled=False)
     return nullcontext()
-
-
-def _finite(first: Tensor, *others: Tensor) -> Tensor | None:
-    """Whether all entries of all tensors are finite, on the device; None where the host has seen that they are.
-
-    Weights are looked at as well as the Gram matrix: if one of them is NaN, a loss's own head must not step without it.
-    """
-    tensors = (first, *others)
-    if all(map(is_host_readable, tensors)) and all(math.isfinite(x) for t in tensors for x in t.flatten().tolist()):
-        return None
-    return functools.reduce(torch.logical_and, (torch.isfinite(t).all().to(first.device) for t in tensors))
-
-
-def _or_nan(weights: Tensor, finite: Tensor | None) -> Tensor:
-    # always a new tensor: a rule's state is written to in place, and so may be weights that it holds or learns
-    return weights.clone() if finite is None else torch.where(finite.to(weights.device), weights, torch.nan)
 
 
 def write_row(rows: list[Row], finite: Tensor, out: Sequence[Tensor | None]) -> None:

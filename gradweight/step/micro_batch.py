@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..contract.rule_check import check_ranges
 from ..distributed.communicator import Communicator
-from ..gradients.accumulation import AccumulatedGradients
+from ..gradients.accumulation import AccumulatedGradients, check_numbers
 from ..gradients.losses import Losses
 from ..gradients.missing_losses import RankLosses
 from ..gradients.results import Gradients
@@ -107,13 +107,17 @@ class MicroBatch:
         return block_of_each(self.settings.blocks, [group[p] for p in params], self.settings.names_of(params))
 
     def check_signals(self) -> None:
-        """Raise `TypeError` unless the rule gets the signals that it needs, and no others."""
+        """Raise `TypeError` unless the rule gets the signals that it needs, and no others, all of them numbers."""
         self.settings.combiner.signals.check(self.signals, self.caller)
+        check_numbers(self.signals)
         check_ranges(self.settings.combiner.rule, self.signals)
 
     def describe(self) -> str:
         """What all processes must have in common beside the names of the losses."""
-        return f"{self.caller} with the signals {sorted(self.signals)}; {self.settings.described}"
+        signals = sorted(self.signals)
+        sizes = {name: shape for name in signals if (shape := tuple(getattr(self.signals[name], "shape", ())))}
+        of_shape = f" of shapes {sizes}" if sizes else ""
+        return f"{self.caller} with the signals {signals}{of_shape}; {self.settings.described}"
 
     def describe_with(self, names: Iterable[str]) -> str:
         """The same with the names of the losses."""

@@ -26,17 +26,15 @@ from ..gradients.losses import check_losses, evaluate
 from ..gradients.missing_losses import fill_missing_losses
 from ..gradients.representation import Representation, at_representation
 from ..gradients.results import Gradients
-from ..gradients.weighted import weighted_gradient
+from ..gradients.weighted import SUM, weighted_gradient
 from ..linalg.rows import Row, added
 from ..rule import State
 from .combiner import write_row
 from .combiner_input import CombinerInput
 from .micro_batch import MicroBatch
-from .refresh import weights_to_hold
+from .refresh import held_weights, weights_to_hold
 
-__all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum"]
-
-SUM = "the weighted sum"
+__all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum", "plan_for"]
 
 
 @dataclass(frozen=True)
@@ -45,17 +43,30 @@ class Outcome:
 
     Args:
         params: the parameters.
-        grads: the direction, one tensor per parameter; None where no loss reaches it.
+        parts: this process's part of the direction, one tensor per parameter; None where no loss reaches it.
         combination: what was seen and decided.
         rule_state: the entries of the rule's state that change if the step is taken.
         accumulated: what the next micro-batch adds to; None if there may be none.
     """
 
     params: list[Tensor]
-    grads: list[Tensor | None]
+    parts: list[Tensor | None]
     combination: Combination
     rule_state: State
     accumulated: AccumulatedGradients | None
+
+
+def plan_for(micro: MicroBatch, shared: Tensor | Sequence[Tensor] | None) -> Plan:
+    """The plan for what a `backward` was given."""
+    settings = micro.settings
+    if shared is not None:
+        return AtRepresentation(micro, shared)
+    if micro.accumulated is not None:
+        micro.communicator.check_micro_batch(micro.accumulated.params, micro.params)
+    held = held_weights(micro.in_order, settings.refresh_every, micro.saved, micro.params[0])
+    if held is not None or (settings.blocks is None and not settings.combiner.needs_gradients):
+        return WeightedSum(micro, held)
+    return PerLoss(micro)
 
 
 class Plan(ABC):
@@ -87,22 +98,12 @@ class Plan(ABC):
 
     @abstractmethod
     def combine(self, local: Gradients, rows: list[Row], params: list[Tensor]) -> Outcome:
-        """The direction from the averaged rows."""
+        """The direction from the averaged rows. Raises after its collectives only."""
 
     def _out_buffers(self, accumulated: AccumulatedGradients) -> list[Tensor | None]:
         # a graph that is retained may hold the very tensors that it returned as gradients
         in_place = not self.micro.settings.accumulate and not self.micro.retain_graph
         return self.micro.communicator.out_buffers(accumulated.rows, accumulated.params, in_place)
-
-    def _outcome(
-        self,
-        accumulated: AccumulatedGradients,
-        out: Sequence[Tensor | None],
-        combination: Combination,
-        rule_state: State,
-    ) -> Outcome:
-        grads = self.micro.communicator.all_gather_direction(out, accumulated.params)
-        return Outcome(accumulated.params, grads, combination, rule_state, accumulated)
 
 
 class PerLoss(Plan):
@@ -110,9 +111,9 @@ class PerLoss(Plan):
 
     def local_rows(self) -> Gradients:
         micro, settings = self.micro, self.micro.settings
+        micro.check_signals()
         if micro.on_this_rank.none_here:
             return Gradients((), [], [])
-        micro.check_signals()
         local = loss_gradients(
             micro.on_this_rank.here,
             micro.params,
@@ -148,7 +149,7 @@ class PerLoss(Plan):
         state |= weights_to_hold(
             accumulated.names, combination.weights, settings.refresh_every, micro.saved, found=True
         )
-        return self._outcome(accumulated, out, combination, state)
+        return Outcome(accumulated.params, out, combination, state, accumulated)
 
     def _filled(self, local: Gradients) -> Gradients:
         values = dict(zip(local.names, local.losses, strict=True))
@@ -168,17 +169,11 @@ class WeightedSum(Plan):
         self.held = held
 
     def prepare(self) -> None:
-        micro, combiner = self.micro, self.micro.settings.combiner
+        micro = self.micro
         self.values, self.filled = micro.communicator.all_or_none_raise(
             self._evaluated, lambda found: micro.describe_with(found[1].names)
         )
         self.averaged = micro.averaged_values(self.filled)
-        if self.held is not None:
-            self.weights, self.state = self.held, combiner.step_number(micro.saved, self.held.device)
-            return
-        nothing: Row = [None] * len(micro.params)
-        so_far = micro.with_rows(self.averaged, [nothing], micro.params)
-        self.weights, self.state = combiner.weights_by_losses(so_far, micro.saved)
 
     @property
     def row_names(self) -> RowNames:
@@ -193,12 +188,23 @@ class WeightedSum(Plan):
             values = {name: values[name] for name in micro.ordered(values)}
         return values, fill_missing_losses(values, here.in_order(values), micro.params)
 
+    def find_weights(self) -> None:
+        """Find the weights, or take those that are held."""
+        micro, combiner = self.micro, self.micro.settings.combiner
+        if self.held is not None:
+            self.weights, self.state = self.held, combiner.step_number(micro.saved, self.held.device)
+        else:
+            nothing: Row = [None] * len(micro.params)
+            so_far = micro.with_rows(self.averaged, [nothing], micro.params)
+            self.weights, self.state = combiner.weights_by_losses(so_far, micro.saved)
+
     def local_rows(self) -> Gradients:
         micro = self.micro
+        self.find_weights()
         if not self.values:
             return Gradients((), [], [])
         weights = torch.stack([self.weights[i] for i, name in enumerate(self.filled.names) if name in self.values])
-        row = weighted_gradient(
+        return weighted_gradient(
             self.values,
             weights,
             micro.params,
@@ -206,7 +212,6 @@ class WeightedSum(Plan):
             scale=micro.scale,
             retain_graph=micro.retain_graph,
         )
-        return Gradients((SUM,), [weights[0]], [row])
 
     def unsynced(self, local: Gradients) -> AccumulatedGradients:
         rows: list[Row] = list(local.rows) or [[None] * len(self.micro.params)]
@@ -221,7 +226,7 @@ class WeightedSum(Plan):
         to_hold = weights_to_hold(
             self.filled.names, self.weights, settings.refresh_every, micro.saved, found=self.held is None
         )
-        return self._outcome(accumulated, out, combination, self.state | to_hold)
+        return Outcome(accumulated.params, out, combination, self.state | to_hold, accumulated)
 
 
 class AtRepresentation(Plan):
@@ -247,14 +252,10 @@ class AtRepresentation(Plan):
         self.found = communicator.all_or_none_raise(
             self._at_shared, lambda found: f"shared= of {micro.describe_with(found.gradients.names)}"
         )
-        features = [tensor.detach() for tensor in self.found.features]
-        accumulated = communicator.average(
-            AccumulatedGradients.from_micro_batch(self.found.gradients, features, micro.signals, micro.scale)
+        self.features = [tensor.detach() for tensor in self.found.features]
+        self.averaged = communicator.average(
+            AccumulatedGradients.from_micro_batch(self.found.gradients, self.features, micro.signals, micro.scale)
         )
-        self.direction = [torch.zeros_like(tensor) for tensor in features]
-        sums = communicator.sums_over_samples(features)
-        given = CombinerInput(accumulated, None, micro.saved, self.direction, sums)
-        self.combination, self.state = micro.settings.combine(given)
 
     def _at_shared(self) -> Representation:
         micro = self.micro
@@ -264,7 +265,11 @@ class AtRepresentation(Plan):
 
     def local_rows(self) -> Gradients:
         micro = self.micro
-        row = added([*self.found.heads, self.found.through_trunk(self.direction, micro.params, micro.retain_graph)])
+        direction = [torch.zeros_like(tensor) for tensor in self.features]
+        sums = micro.communicator.sums_over_samples(self.features)
+        given = CombinerInput(self.averaged, None, micro.saved, direction, sums)
+        self.combination, self.state = micro.settings.combine(given)
+        row = added([*self.found.heads, self.found.through_trunk(direction, micro.params, micro.retain_graph)])
         return Gradients((SUM,), [self.combination.losses[0]], [row])
 
     def unsynced(self, local: Gradients) -> AccumulatedGradients:
@@ -275,5 +280,4 @@ class AtRepresentation(Plan):
         [squared] = communicator.sums(params).grams([(rows, range(len(params)))])
         out = communicator.out_buffers(rows, params, False)
         write_row(rows, torch.isfinite(squared[0]), out)
-        grads = communicator.all_gather_direction(out, params)
-        return Outcome(params, grads, self.combination, self.state, None)
+        return Outcome(params, out, self.combination, self.state, None)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,9 +22,8 @@ from .grad_watch import GradWatch, added_to
 from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
 from .phase import Phase
-from .plans import AtRepresentation, Outcome, PerLoss, Plan, WeightedSum
+from .plans import Outcome, plan_for
 from .progress import Progress
-from .refresh import held_weights
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
@@ -90,27 +90,28 @@ class Step:
         joined: bool = False,
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
-        if self.progress.zeroed():
-            self.clear()
-        self._check_another(shared is not None)
         params = self.params()
         communicator = self.communicator(params)
-        micro = MicroBatch(
-            losses,
-            params,
-            signals,
-            scale,
-            retain_graph,
-            joined,
-            "join()" if joined else "backward()",
-            self.settings,
-            communicator,
-            self.base.param_groups,
-            self.saved(),
-            self.progress.accumulated,
-            self.progress.unsynced,
-        )
-        plan = self._plan(micro, shared)
+        with nullcontext() if self.local_only else communicator.telling_errors():
+            if self.progress.zeroed():
+                self.clear()
+            self._check_another(shared is not None)
+            micro = MicroBatch(
+                losses,
+                params,
+                signals,
+                scale,
+                retain_graph,
+                joined,
+                "join()" if joined else "backward()",
+                self.settings,
+                communicator,
+                self.base.param_groups,
+                self.saved(),
+                self.progress.accumulated,
+                self.progress.unsynced,
+            )
+            plan = plan_for(micro, shared)
         plan.prepare()
         if self.local_only and communicator.size > 1 and shared is None:
             return self._keep_unsynced(plan.unsynced(plan.local_rows()))
@@ -118,10 +119,13 @@ class Step:
         with communicator.averaged_rows(plan.row_names, all_params, unsynced, micro.describe) as averaged:
             local = plan.local_rows()
             rows = averaged.average(local)
-        outcome = plan.combine(local, rows, all_params)
+        outcome = communicator.all_or_none_raise(
+            lambda: plan.combine(local, rows, all_params), lambda _: micro.describe()
+        )
+        grads = communicator.all_gather_direction(outcome.parts, outcome.params)
         if self.loaded:
             self.loaded = warn_of_other_losses(self.settings.combiner.rule, outcome.rule_state, self.saved())
-        return self._commit(outcome)
+        return self._commit(outcome, grads)
 
     def join(
         self,
@@ -132,11 +136,13 @@ class Step:
         """A scalar whose backward is `add`; the plain sum where grad mode is off."""
         params = self.params()
         communicator = self.communicator(params)
-        if communicator.size == 1:  # else in the backward, where the other processes can be told
+        if communicator.size == 1:  # else in the backward, for all processes alike
             self.settings.combiner.signals.check(signals, "join()")
-        here = communicator.losses_on_this_rank(losses)
-        values = {} if here.none_here else check_losses(here.here, with_graph=torch.is_grad_enabled())
-        if not torch.is_grad_enabled():
+        with_graph = torch.is_grad_enabled()
+        with communicator.telling_errors() if with_graph and not self.local_only else nullcontext():
+            here = communicator.losses_on_this_rank(losses)
+            values = {} if here.none_here else check_losses(here.here, with_graph=with_graph)
+        if not with_graph:
             return total(values, params[0])
         waiting = self.waiting_join()
         if waiting is not None:
@@ -151,17 +157,6 @@ class Step:
         )
         scalar, self.deferred = deferred.scalar(total(values, params[0]))
         return scalar
-
-    def _plan(self, micro: MicroBatch, shared: Tensor | Sequence[Tensor] | None) -> Plan:
-        settings = self.settings
-        if shared is not None:
-            return AtRepresentation(micro, shared)
-        if micro.accumulated is not None:
-            micro.communicator.check_micro_batch(micro.accumulated.params, micro.params)
-        held = held_weights(micro.in_order, settings.refresh_every, micro.saved, micro.params[0])
-        if held is not None or (settings.blocks is None and not settings.combiner.needs_gradients):
-            return WeightedSum(micro, held)
-        return PerLoss(micro)
 
     def _check_another(self, shared: bool) -> None:
         phase, more_allowed = self.progress.phase, self.progress.accumulated is not None
@@ -181,21 +176,29 @@ class Step:
         unknown = torch.full_like(new.losses, torch.nan)
         return Combination(new.names, unknown, unknown.expand(len(unknown), -1), unknown)
 
-    def _commit(self, outcome: Outcome) -> Combination:
+    def _commit(self, outcome: Outcome, directions: list[Tensor | None]) -> Combination:
         """Add the direction to the gradients of others. Nothing before has written to a tensor in ``.grad``."""
-        foreign = self.progress.foreign | self.progress.watch.foreign(outcome.params)
-        grads = added_to(foreign, outcome.params, outcome.grads) if foreign else outcome.grads
-        for p, grad in zip(outcome.params, grads, strict=True):
-            p.grad = grad
-        self.progress = Progress(
-            Phase.READY,
-            outcome.accumulated if self.settings.accumulate else None,
-            None,
-            outcome.rule_state,
-            GradWatch.of(outcome.params, outcome.grads),
-            foreign,
-        )
-        self.last = outcome.combination
+        params, progress = outcome.params, self.progress
+        foreign = progress.foreign | progress.watch.foreign(params)
+        grads = added_to(foreign, params, directions) if foreign else directions
+        before = [p.grad for p in params]
+        try:
+            for p, grad in zip(params, grads, strict=True):
+                p.grad = grad
+            self.progress = Progress(
+                Phase.READY,
+                outcome.accumulated if self.settings.accumulate else None,
+                None,
+                outcome.rule_state,
+                GradWatch.of(params, directions),
+                foreign,
+            )
+            self.last = outcome.combination
+        except BaseException:  # an interrupt
+            self.progress = progress
+            for p, grad in zip(params, before, strict=True):
+                p.grad = grad
+            raise
         return outcome.combination
 
     # ---- before and after

@@ -7,9 +7,11 @@ import signal
 
 import pytest
 import torch
-from torch import distributed
+from torch import Tensor, distributed
+from torch.distributed.fsdp import fully_shard
 
 from gradweight import MultiObjectiveGradient
+from gradweight.distributed.sharding import to_local
 from gradweight.rule import Rule
 from gradweight.rules import AngleBisector, Sum, Uncertainty, UPGrad
 
@@ -87,26 +89,65 @@ def test_other_names_are_an_error_on_every_process(pair: Pool, reduce: str, how:
         assert untouched
 
 
-def fails_on_one(where: str) -> tuple[str, bool]:
+class FailsOnOne:
+    """The plain sum, but for rank 1, where it raises when the time has come."""
+
+    def __init__(self, needs_gradients: bool) -> None:
+        self.needs_gradients = needs_gradients
+        self.now = False
+
+    def __call__(self, gram: Tensor, /) -> Tensor:
+        if self.now and distributed.get_rank() == 1:
+            raise ZeroDivisionError("division by zero")
+        return torch.ones_like(gram[0])
+
+    def __repr__(self) -> str:
+        return "FailsOnOne()"
+
+
+def by_layer(name: str) -> str:
+    return name.split(".")[0]
+
+
+def fails_on_one(where: str, reduce: str) -> tuple[str, bool]:
     net = network()
-    opt = together(net, AngleBisector())
-    losses = losses_of(net, share(batch(0, 2)))
-    if distributed.get_rank() == 1:
-        if where == "validation":
-            losses["b"] = losses["b"].detach()
-        else:
-            losses["b"].register_hook(lambda g: 1 / 0)  # type: ignore[arg-type]
+    if where == "sharded":
+        fully_shard(net)
+    rule = FailsOnOne(where != "losses alone")
+    opt = together(net, rule, reduce=reduce, blocks=by_layer if where == "blocks" else None)
+    if where in ("rule", "blocks", "sharded"):  # the second micro-batch: .grad lies in the optimizer's memory
+        opt.backward(losses_of(net, share(batch(1, 2))))
+    before = [(p.grad, None if p.grad is None else to_local(p.grad).clone()) for p in net.parameters()]
+    x, other = share(batch(0, 2)), distributed.get_rank() == 1
+    losses, shared = losses_of(net, x), None
+    if where == "shared":
+        shared = net.trunk(x)
+        losses = {"a": net.first(shared).square().mean(), "c": net.second(shared).exp().mean()}
+    rule.now = True
+    if other and where in ("validation", "join"):
+        losses["b"] = losses["b"].detach()
+    if other and where == "backward":
+        losses["b"].register_hook(lambda g: 1 / 0)  # type: ignore[arg-type]
+    go = opt.backward if where != "join" else lambda losses, shared: opt.join(losses).backward()
     with pytest.raises((RuntimeError, ValueError, ZeroDivisionError)) as raised:
-        opt.backward(losses)
-    untouched = all(p.grad is None for p in net.parameters())
+        go(losses, shared=shared)
+    untouched = all(
+        p.grad is grad and (grad is None or torch.equal(to_local(grad), copy))
+        for p, (grad, copy) in zip(net.parameters(), before, strict=True)
+    )
+    rule.now = False
     opt.backward(losses_of(net, share(batch(2, 2))))
     return f"{raised.type.__name__}: {raised.value}", untouched
 
 
-@pytest.mark.parametrize("where", ["validation", "backward"])
-def test_a_failure_on_one_process_is_told_to_the_others(pair: Pool, where: str) -> None:
-    (first, untouched), (second, also) = pair.run(fails_on_one, where)
-    own = "ValueError: the loss 'b' has no graph" if where == "validation" else "ZeroDivisionError: division by zero"
+@REDUCE
+@pytest.mark.parametrize(
+    "where", ["validation", "join", "backward", "rule", "blocks", "losses alone", "shared", "sharded"]
+)
+def test_a_failure_on_one_process_is_told_to_the_others(pair: Pool, where: str, reduce: str) -> None:
+    (first, untouched), (second, also) = pair.run(fails_on_one, where, reduce)
+    lacks = where in ("validation", "join")
+    own = "ValueError: the loss 'b' has no graph" if lacks else "ZeroDivisionError: division by zero"
     assert second.startswith(own)
     assert first.startswith(f"RankMismatchError: this step was given up on all 2 processes because of rank 1: {own}")
     assert untouched
@@ -157,9 +198,9 @@ def differ(what: str) -> str:
     ("what", "said"),
     [
         ("rule", "rank 0 has backward() with the signals []; AngleBisector()"),
-        ("kind of rule", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
+        ("kind of rule", "the same call and settings: rank 0 has backward() with the signals []; AngleBisector()"),
         ("reduce", "reduce='scatter'"),
-        ("shared", "all processes need the same losses, in one order: rank 0 has ['a', 'c']; rank 1 has none"),
+        ("shared", "rank 1 has shared= of backward()"),
         ("signal", "with the signals ['score']"),
         ("weights", "all processes need the same parameters: rank 0 has 9 of shapes"),
     ],

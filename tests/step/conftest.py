@@ -6,7 +6,7 @@ import pytest
 
 from gradweight.linalg import gram, kernels
 from gradweight.linalg import weighted_sum as weighted_sum_module
-from gradweight.step import combiner, cuda_graph, replay
+from gradweight.step import combiner, cuda_graph, finite, replay
 
 from .replaying import DEVICE, Graph
 
@@ -36,6 +36,7 @@ def graphs(monkeypatch):
         monkeypatch.setattr(kernels, "_MANY_BLOCK", 32)
         monkeypatch.setattr(gram, "is_host_readable", lambda tensor: False)
         monkeypatch.setattr(combiner, "is_host_readable", lambda tensor: False)
+        monkeypatch.setattr(finite, "is_host_readable", lambda tensor: False)
         monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
         monkeypatch.setitem(gram.CUTS, "cpu", gram.CUTS["cuda"])
     yield made

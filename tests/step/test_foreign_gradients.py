@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -199,3 +200,34 @@ def test_a_parameter_that_is_listed_twice_counts_once() -> None:
     assert seen.gram.tolist() == [[25, 20], [20, 25]]
     alone = MultiObjectiveGradient(torch.optim.SGD([w, v], lr=0.1), NormBalance(beta=0.0))
     assert torch.equal(seen.weights, alone.backward({"a": 3 * w + 4 * v, "b": 5 * v}).weights)
+
+
+class Interrupted(nn.Parameter):
+    """A parameter that the user interrupts the program at, while its ``.grad`` is being written."""
+
+    now = False
+
+    @property
+    def grad(self) -> Any:
+        return Tensor.grad.__get__(self)  # type: ignore[attr-defined]
+
+    @grad.setter
+    def grad(self, value: Any) -> None:
+        if type(self).now:
+            type(self).now = False
+            raise KeyboardInterrupt
+        Tensor.grad.__set__(self, value)  # type: ignore[attr-defined]
+
+
+def test_an_interrupt_while_the_direction_is_written() -> None:
+    v, w = scalar(), Interrupted(torch.ones(()))
+    opt = wrapped(v, w)
+    opt.backward({"a": 2 * v + 3 * w})
+    before = v.grad, w.grad
+    Interrupted.now = True
+    with pytest.raises(KeyboardInterrupt):
+        opt.backward({"a": v * w})
+    assert (v.grad, w.grad) == before == (2, 3)
+    assert v.grad is before[0]
+    opt.backward({"a": v * w})
+    assert (v.grad, w.grad) == (3, 4)  # added to the first micro-batch alone

@@ -58,7 +58,7 @@ def shortest_affine(cosine: Array, active: Array) -> Array:
 
 @host_form(host.evenly_shared)
 def evenly_shared(cosine: Array, active: Array, a: Array) -> Array:
-    """The shortest of all coefficients with the sum of ``a`` and the same ``sum_i a_i u_i``: (m, m), (m,), (m,) -> (m,).
+    """The shortest coefficients with the sum of ``a`` and the same ``sum_i a_i u_i``: (m, m), (m,), (m,) -> (m,).
 
     Where gradients are dependent, others than ``a`` form the same vector. These are the ones nearest to equal, which do
     not depend on which gradients a pivoting has picked; of parallel gradients each has the same.
