@@ -110,6 +110,8 @@ class Combination:
     def __str__(self) -> str:
         if self.gram.dim() != 2:
             return f"{len(self.names)} losses {list(self.names)}, a batch of {tuple(self.gram.shape[:-2])} combinations"
+        if self.gram.is_meta:
+            return f"{len(self.names)} losses {list(self.names)}, on the meta device, without values"
         if self.blocks:
             return "\n\n".join([f"{len(self.blocks)} blocks", *(f"{b}\n{c}" for b, c in self.blocks.items())])
         flat = self.as_dict()

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from .combination import Combination
 from .contract.arguments import check_count, check_flag, loss_scale
-from .contract.base import check_base, check_state_dict, names_of, zero_grad
+from .contract.base import check_base, check_parameters, check_state_dict, names_of, zero_grad
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
 from .contract.wrapper import OptimizerWrapper
@@ -80,7 +80,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
             values back to the host, is launched operation by operation after a warning; with False, every rule is.
 
     Raises:
-        TypeError: ``base`` is no optimizer, needs closures or sparse gradients; no ``rule`` or ``process_group``.
+        TypeError: ``base`` is no optimizer, needs closures or sparse gradients, has float8 parameters; no ``rule`` or
+            ``process_group``.
         ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
 
     Example:
@@ -114,6 +115,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         cuda_graphs: bool = True,
     ) -> None:
         check_base(base)
+        check_parameters(base)
         group = check_group(process_group, reduce)
         combiner, names = Combiner(rule), names_of(base, params)
         replay = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else None

@@ -16,6 +16,7 @@ from gradweight import MultiObjectiveGradient
 from gradweight.distributed.sums import ReplicatedSums
 from gradweight.gradients.accumulation import AccumulatedGradients
 from gradweight.gradients.results import Gradients
+from gradweight.rules import UPGrad
 from gradweight.rules.claims import CLAIMS, NAMES
 from gradweight.step.combiner import Combiner
 from gradweight.step.combiner_input import CombinerInput
@@ -112,3 +113,13 @@ def test_the_default_device_does_not_matter(claims, blocks):
     with torch.device("meta"):
         assert opt.last.as_dict()
         assert str(opt.last)
+
+
+def test_a_dry_run_without_values():
+    w = nn.Parameter(torch.ones(2, device="meta"))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), UPGrad())
+    for _ in range(2):  # without zero_grad, which makes us look at values
+        seen = opt.backward({"a": w.sum(), "b": w.exp().sum()})
+        opt.step()
+    assert w.grad.is_meta
+    assert str(seen) == "2 losses ['a', 'b'], on the meta device, without values"

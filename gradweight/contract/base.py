@@ -15,7 +15,7 @@ from torch.optim import Optimizer, SparseAdam
 from .arguments import named_pairs
 from .wrapper import OptimizerWrapper
 
-__all__ = ["check_base", "check_state_dict", "names_of", "zero_grad"]
+__all__ = ["check_base", "check_parameters", "check_state_dict", "names_of", "zero_grad"]
 
 
 def check_base(base: object) -> None:
@@ -47,6 +47,18 @@ def check_base(base: object) -> None:
             "one scalar loss during the step, while a combination of gradients is the gradient of none: use Adam or "
             f"SGD here, and {type(base).__name__} by itself on a fixed weighted sum of the losses"
         )
+
+
+def check_parameters(base: Optimizer) -> None:
+    """Raise `TypeError` for a parameter of a format that holds numbers and has no arithmetic, such as float8."""
+    for group in base.param_groups:
+        for p in group["params"]:
+            if p.requires_grad and p.is_floating_point() and p.dtype.itemsize == 1:
+                raise TypeError(
+                    f"parameters must be of a type that torch can add and multiply; got one of shape {tuple(p.shape)} "
+                    f"in {p.dtype}, which is for storage: train bfloat16 or float32 parameters, and cast them to "
+                    "float8 where they are used"
+                )
 
 
 def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:

@@ -43,7 +43,8 @@ class AdaptiveWeights:
     is zero gets weight 0, and case 5 applies to the other one: 1/|g| as printed in the paper would be NaN.
 
     Gradients that are opposed within rounding errors: in cases 1 and 3 the two terms cancel, their weights are 0 and
-    only epsilon's part is left; in case 5 of Algorithm 1 likewise. The result is finite always.
+    only epsilon's part is left; in case 5 of Algorithm 1 likewise. The result is finite always, but for a score that is
+    NaN, with which no case can be told: both weights are NaN then.
 
     Args:
         alpha1: mean real score below which the real loss is favoured, in [0, 1].
@@ -142,6 +143,8 @@ class AdaptiveWeights:
         relative_to_norm = self.epsilon_mode == "relative" and self.normalized
         w_r = w_r + self.epsilon * (xp.where(cancel, 0, n_r) if relative_to_norm else xp.astype(has_r, gram.dtype))
         w_f = w_f + self.epsilon * (xp.where(cancel, 0, n_f) if relative_to_norm else xp.astype(has_f, gram.dtype))
+        known = (n_r >= 0) & (s_r + s_f < xp.inf)
+        w_r, w_f = xp.where(known, w_r, xp.nan), xp.where(known, w_f, xp.nan)
         active = xp.astype(inverse_norm > 0, gram.dtype)
         return xp.stack([w_r if i == r else w_f if i == f else active[i] for i in range(gram.shape[-1])])
 

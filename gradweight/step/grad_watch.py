@@ -45,7 +45,7 @@ class GradWatch:
 
     def all_zero(self) -> bool:
         """Whether all written tensors are zero. A host sync, needed only where `changed`."""
-        return not any(bool(tensor.any()) for tensor in self.written.values())
+        return not any(_nonzero(tensor) for tensor in self.written.values())
 
     def foreign(self, params: Sequence[Tensor]) -> dict[Tensor, Tensor]:
         """The gradients that were there already, or that others have put there: parameter -> its ``.grad``."""
@@ -57,10 +57,14 @@ class GradWatch:
 
     def others_nonzero(self) -> bool:
         """Whether a ``.grad`` that is there now has an entry other than zero. A host sync."""
-        return any(p.grad is not None and bool(p.grad.any()) for p in self.written)
+        return any(p.grad is not None and _nonzero(p.grad) for p in self.written)
 
     def _versions(self) -> list[int]:
         return [tensor._version for tensor in self.written.values()]
+
+
+def _nonzero(tensor: Tensor) -> bool:
+    return tensor.is_meta or bool(tensor.any())  # a dry run on the meta device has no values: as any others
 
 
 def added_to(

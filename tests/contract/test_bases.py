@@ -97,3 +97,11 @@ def test_a_state_dict_that_does_not_load_changes_nothing(spoil: Any, match: str)
     assert torch.equal(now["state"][0]["momentum_buffer"], before["state"][0]["momentum_buffer"])
     opt.backward({"a": w.sum(), "b": w.exp().sum()})
     opt.step()
+
+
+def test_parameters_in_a_format_for_storage() -> None:
+    small = nn.Parameter(torch.ones(2).to(torch.float8_e4m3fn))
+    with pytest.raises(TypeError, match=r"of shape \(2,\) in torch.float8_e4m3fn, which is for storage"):
+        MultiObjectiveGradient(torch.optim.SGD([small], lr=0.1), Sum())
+    w = nn.Parameter(torch.ones(2))
+    MultiObjectiveGradient(torch.optim.SGD([w, small.requires_grad_(False)], lr=0.1), Sum())  # frozen, it may stay

@@ -64,6 +64,12 @@ def ask(rule: AdaptiveWeights, gram: np.ndarray, s_r: float, s_f: float) -> np.n
 
 
 @ALGORITHMS
+@pytest.mark.parametrize(("s_r", "s_f"), [(math.nan, 0.5), (0.1, math.nan), (0.9, math.nan)])
+def test_a_score_that_is_nan(s_r: float, s_f: float, normalized: bool, algorithm: object) -> None:
+    assert np.isnan(ask(AdaptiveWeights(normalized=normalized), OBTUSE, s_r, s_f)).all()
+
+
+@ALGORITHMS
 @settings(deadline=None, max_examples=200)
 @given(
     pair=pairs(),
