@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Sequence
+from types import TracebackType
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from ..linalg.host_access import is_captured, is_eager, is_launch_bound
 from ..linalg.rows import Row
 
-__all__ = ["by_autograd", "cotangent_of", "dense", "explain_donated_buffers"]
+__all__ = ["BackwardPasses", "by_autograd", "cotangent_of", "dense"]
 
 
 def by_autograd(
@@ -25,25 +26,47 @@ def by_autograd(
 
     A row is yielded before the backward pass of the next loss begins.
     """
+    passes = BackwardPasses()
     for loss, keep in zip(losses, retain, strict=True):
-        try:
+        with passes:
             row = torch.autograd.grad(
                 loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
             )
-        except RuntimeError as error:
-            explain_donated_buffers(error)
-            raise
         yield [t if t is None or t.layout is torch.strided else t.to_dense() for t in row]
 
 
-def explain_donated_buffers(error: RuntimeError) -> None:
-    """Raise an error that says what to do, if ``error`` is the one that torch raises for compiled modules."""
-    if "donated buffer" in str(error):
-        raise RuntimeError(
-            "several losses share the graph of a compiled module whose backward pass was compiled for a single use, by "
-            "an earlier backward pass that did not retain the graph: set torch._functorch.config.donated_buffer = "
-            "False before that one, or call torch._dynamo.reset() after it"
-        ) from error
+class BackwardPasses:
+    """A context for each of several backward passes, one after the other, that says what to do about their errors.
+
+    Torch's own, of a compiled module that works for one pass only, is told by its text. A custom function that works
+    for one pass only, because it deletes what it has saved, raises whatever its code comes to when that is missing.
+    """
+
+    def __init__(self) -> None:
+        self.again = False
+
+    def __enter__(self) -> None:
+        return
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        if isinstance(error, RuntimeError) and "donated buffer" in str(error):
+            raise RuntimeError(_DONATED) from error
+        if self.again and isinstance(error, AttributeError | IndexError | KeyError | TypeError):
+            raise RuntimeError(f"{_ONE_SHOT}: {type(error).__name__}: {error}") from error
+        self.again = True
+
+
+_DONATED = (
+    "several losses share the graph of a compiled module whose backward pass was compiled for a single use, by an "
+    "earlier backward pass that did not retain the graph: set torch._functorch.config.donated_buffer = False before "
+    "that one, or call torch._dynamo.reset() after it"
+)
+_ONE_SHOT = (
+    "the backward pass of the second loss, or a later one, failed where that of the first did not. If the losses share "
+    "a custom function that works for one pass only, such as an activation checkpoint that deletes its inputs, use "
+    "torch.utils.checkpoint.checkpoint(..., use_reentrant=False) in its place, or compute each loss by a forward pass "
+    "of its own. The error was"
+)
 
 
 def cotangent_of(loss: Tensor, scale: Tensor | None) -> Tensor | None:

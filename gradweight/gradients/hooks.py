@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from ..linalg.rows import Row
-from .autograd import cotangent_of, dense, explain_donated_buffers
+from .autograd import BackwardPasses, cotangent_of, dense
 
 __all__ = ["by_hooks"]
 
@@ -20,16 +20,14 @@ def by_hooks(
     A row is yielded before the backward pass of the next loss begins. Closing the iterator early puts
     ``.grad`` back too.
     """
+    passes = BackwardPasses()
     before = [p.grad for p in params]
     try:
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            try:
+            with passes:
                 loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
-            except RuntimeError as error:
-                explain_donated_buffers(error)
-                raise
             yield [dense(p.grad) for p in params]
     finally:
         for p, grad in zip(params, before, strict=True):

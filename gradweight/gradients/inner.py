@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..linalg.rows import Row, added
-from .autograd import cotangent_of, dense, explain_donated_buffers
+from .autograd import BackwardPasses, cotangent_of, dense
 from .graph import Graph
 
 __all__ = ["by_autograd_with_inner"]
@@ -33,17 +33,15 @@ def by_autograd_with_inner(
     ours = {id(p) for p in params}
     others = {key: leaf for graph in graphs for key, leaf in graph.leaves.items() if key not in ours}
     inputs = [*params, *others.values()]
+    passes = BackwardPasses()
     before = [p.grad for p in params]
     try:
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
             cotangent = cotangent_of(loss, scale)
-            try:
+            with passes:
                 found = torch.autograd.grad(loss, inputs, cotangent, retain_graph=keep, allow_unused=True)
-            except RuntimeError as error:
-                explain_donated_buffers(error)
-                raise
             yield added([[dense(t) for t in found[: len(params)]], [dense(p.grad) for p in params]])
     finally:
         for p, grad in zip(params, before, strict=True):

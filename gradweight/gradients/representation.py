@@ -11,7 +11,7 @@ from torch import Tensor
 from ..contract.arguments import tensors_of
 from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
-from .autograd import cotangent_of, dense
+from .autograd import BackwardPasses, cotangent_of, dense
 from .graph import Graph, edge_of, retain_graphs
 from .losses import check_losses
 from .results import Gradients
@@ -96,10 +96,12 @@ def at_representation(
             )
     rows: list[Row] = []
     heads: list[Row] = []
+    passes = BackwardPasses()
     for loss, graph, keep in zip(values.values(), graphs, retain_graphs(graphs, retain_graph), strict=True):
         in_head = [id(p) in graph.leaves for p in params]
         wanted = [*shared, *(p for p, hit in zip(params, in_head, strict=True) if hit)]
-        found = torch.autograd.grad(loss, wanted, cotangent_of(loss, scale), retain_graph=keep, allow_unused=True)
+        with passes:
+            found = torch.autograd.grad(loss, wanted, cotangent_of(loss, scale), retain_graph=keep, allow_unused=True)
         rows.append([dense(t) for t in found[: len(shared)]])
         remaining = iter(found[len(shared) :])
         heads.append([dense(next(remaining)) if hit else None for hit in in_head])

@@ -88,3 +88,41 @@ def test_one_backward_of_the_weighted_sum() -> None:
     opt = MultiObjectiveGradient(torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1), Sum())
     opt.backward({"l": Checkpoint.apply(b, a(torch.ones(1, 1))).sum()})
     torch.testing.assert_close(b.weight.grad, a(torch.ones(1, 1)).detach())
+
+
+class OneShot(torch.autograd.Function):
+    """A checkpoint that deletes what it has saved in its first backward pass."""
+
+    @staticmethod
+    def forward(ctx: Any, block: nn.Module, x: Tensor, *params: Tensor) -> Tensor:
+        ctx.block, ctx.inputs = block, [x, *params]
+        with torch.no_grad():
+            return block(x)
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Any:
+        with torch.enable_grad():
+            y = ctx.block(ctx.inputs[0])
+        found = torch.autograd.grad(y, ctx.inputs, cotangents)
+        del ctx.inputs
+        return None, *found
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd", "hooks"])
+def test_a_checkpoint_that_works_for_one_backward_pass_only(engine: str) -> None:
+    a, b = nn.Linear(3, 3), nn.Linear(3, 2)
+    opt = MultiObjectiveGradient(torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1), Sum(), engine=engine)
+    y = OneShot.apply(b, a(torch.ones(1, 3)), *b.parameters())
+    with pytest.raises(RuntimeError, match=r"deletes its inputs, use .*use_reentrant=False.*was: AttributeError"):
+        opt.backward({"a": y[:, 0].mean(), "b": y[:, 1].mean()})
+    assert a.weight.grad is None
+    opt.backward({"a": OneShot.apply(b, a(torch.ones(1, 3)), *b.parameters()).mean()})  # of one loss it is all right
+    assert a.weight.grad is not None
+
+
+def test_an_error_of_the_first_backward_pass_is_its_own() -> None:
+    a, b = nn.Linear(3, 3), nn.Linear(3, 2)
+    y = OneShot.apply(b, a(torch.ones(1, 3)), *b.parameters())
+    y.mean().backward(retain_graph=True)
+    with pytest.raises(AttributeError):
+        rows({"a": y.mean(), "b": y.sum()}, [*a.parameters()], "auto")
