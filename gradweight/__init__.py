@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from . import func, gan, rules
     from . import optax as optax
     from . import plot as plot
+    from . import testing as testing
     from .balancer import LossBalancer
     from .combination import Combination
     from .optimizer import MultiObjectiveGradient
@@ -31,7 +32,7 @@ __all__ = [
 ]
 __version__ = "0.1.0"
 
-_MODULES = ("func", "gan", "optax", "plot", "rules")  # `*` leaves out those that need more than torch
+_MODULES = ("func", "gan", "optax", "plot", "rules", "testing")  # `*` leaves out those that need more than torch
 _MODULE_OF = {
     "Combination": "combination",
     "LossBalancer": "balancer",
@@ -61,4 +62,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "optax", "plot", "__version__"]
+    return [*__all__, "optax", "plot", "testing", "__version__"]

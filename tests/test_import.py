@@ -133,7 +133,7 @@ def test_torch_works_without_jax(missing: str) -> None:
 
 
 def test_names_are_public_and_found() -> None:
-    assert dir(gradweight) == sorted([*gradweight.__all__, "optax", "plot", "__version__"])
+    assert dir(gradweight) == sorted([*gradweight.__all__, "optax", "plot", "testing", "__version__"])
     for name in (*gradweight.__all__, "plot"):
         assert getattr(gradweight, name) is not None
     assert not hasattr(gradweight, "array_namespace")
