@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from gradweight.optax import combine, loss_gradients, value_and_combined_grad
-from gradweight.rules import AdaptiveWeights, AngleBisector
+from gradweight.rules import AdaptiveWeights, AngleBisector, UPGrad
 
 MODES = ("each", "vmap", "vjp")
 X = np.linspace(-1, 1, 4, dtype=np.float32)
@@ -142,7 +142,10 @@ def test_losses_on_separate_batches_cost_what_they_cost():
     assert flops(loss_gradients(losses), w, x, x) <= plain + 10
 
 
-def test_gram_matrix_and_combination_take_nine_operations_for_each_parameter():
-    k = 10_000
-    opt, rows = combine(AngleBisector(), ("a", "b")), {"a": jnp.ones(k), "b": jnp.ones(k)}
-    assert flops(lambda rows: opt.update(rows, opt.init(jnp.ones(k)), jnp.ones(k)), rows) <= 9 * k + 200
+@pytest.mark.parametrize("sizes", [[10_000], [5_000, *[250] * 20]], ids=["one parameter", "many small ones"])
+@pytest.mark.parametrize("rule", [AngleBisector(), UPGrad()], ids=lambda rule: type(rule).__name__)
+def test_gram_matrix_and_combination_take_nine_operations_for_each_parameter(rule, sizes):
+    p = [jnp.ones(size) for size in sizes]
+    opt, k = combine(rule, ("a", "b")), 10_000
+    # and some for the matrix and the rule, some for each array
+    assert flops(lambda rows: opt.update(rows, opt.init(p), p), {"a": p, "b": p}) <= 9 * k + 250 + 15 * len(p)
