@@ -1,7 +1,7 @@
 """Per-loss gradients: from named losses to one row each, by one of four engines.
 
-- `autograd`: one `torch.autograd.grad` per loss. It traverses only what that loss depends on, and each graph is freed
-  as soon as no later loss needs it. What a custom function writes to ``.grad`` in its backward is added.
+- `autograd`: one `torch.autograd.grad` per loss. It traverses only what that loss depends on, and each part of a
+  graph is freed as soon as no later loss needs it. What a custom function writes to ``.grad`` in its backward is added.
 - `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
   function that returns several losses, one forward and backward after the other for separate functions.
 - `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
@@ -38,6 +38,7 @@ from .graph import Graph, check_nonempty, check_reached
 from .hooks import by_hooks
 from .inner import by_autograd_with_inner
 from .losses import Losses, are_functions, check_losses, evaluate, named_parameters
+from .release import releasing
 from .results import Gradients
 
 __all__ = ["ENGINES", "Engine", "loss_gradients"]
@@ -110,6 +111,8 @@ def loss_gradients(
         else:
             differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]
             rows = differentiate(list(values.values()), params, retain, scale)
+        if not retain_graph and engine != "batched":
+            rows = releasing(rows, graphs, params)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], _nonempty(values, rows))
 
 
