@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 
 from .contract.rule_check import check_rule_once, check_state, signals_for
 from .rule import CoordinateRule, Rule, Signals, StatefulRule, check_weights
+from .torch_private import is_transformed
 
 __all__ = ["check_rule"]
 
@@ -195,7 +196,7 @@ def _fields(rule: Any) -> str:
 
 
 def _is_plain(shown: Any) -> bool:
-    return type(shown) is Tensor and not torch._C._functorch.is_functorch_wrapped_tensor(shown)
+    return type(shown) is Tensor and not is_transformed(shown)
 
 
 def _short(values: Tensor) -> str:

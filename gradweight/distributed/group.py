@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, distributed
-from torch.distributed import ProcessGroup, distributed_c10d
+from torch.distributed import ProcessGroup
 
 from ..linalg.layout import is_sharded
+from ..torch_private import group_named
 from .communicator import Communicator
 from .placement import Reduce
 from .process_group import ProcessGroupCommunicator
@@ -31,7 +32,7 @@ class Group:
 
 
 def _group_named(name: str) -> Group:
-    return Group(distributed_c10d._resolve_process_group(name))  # type: ignore[attr-defined, arg-type]
+    return Group(group_named(name))
 
 
 def check_group(process_group: ProcessGroup | bool | None, reduce: str) -> Group | bool | None:

@@ -15,8 +15,8 @@ from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses
 from ..gradients.missing_losses import RankLosses
 from ..linalg.buffers import kept_buffers
-from ..linalg.ownership import storage
 from ..linalg.rows import Row
+from ..torch_private import storage
 from .communicator import Communicator, RowNames
 from .consistency import ConsistencyCheck
 from .placement import Placement, Reduce, placement_of

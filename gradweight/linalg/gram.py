@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from torch import Tensor
-from torch._utils import _flatten_dense_tensors
 
+from ..torch_private import flattened, in_transform
 from .host_access import is_host_readable
 from .kernels import kernel_supports, products_kernel
 from .layout import LOW_PRECISION, cut, flatten
@@ -181,10 +180,10 @@ class _Products:
 
 
 def _flat(tensors: list[Tensor]) -> Tensor:
-    if torch.compiler.is_compiling() or torch._C._functorch.peek_interpreter_stack() is not None:
+    if torch.compiler.is_compiling() or in_transform():
         return torch.cat([t.reshape(-1) for t in tensors])
     # the same in one call, which has no rule for the transforms of torch.func
-    return cast(Tensor, _flatten_dense_tensors(tensors))  # type: ignore[no-untyped-call]
+    return flattened(tensors)
 
 
 def _read_total(m: int, parts: Sequence[tuple[Sequence[int], list[float]]]) -> list[list[float]]:

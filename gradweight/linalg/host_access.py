@@ -13,6 +13,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from ..torch_private import is_transformed
+
 __all__ = ["call_with_numpy", "is_captured", "is_eager", "is_host_readable", "is_launch_bound"]
 
 # NumPy 1 rounds differently: a float32 scalar times a Python number is float64 there
@@ -30,11 +32,7 @@ def is_host_readable(tensor: Tensor) -> bool:
 
 def is_eager(tensor: Tensor) -> bool:
     """Whether an operation is done at once, on values: no fake tensor, no transform of `torch.func`, no compiler."""
-    return (
-        type(tensor) is Tensor
-        and not torch.compiler.is_compiling()
-        and not torch._C._functorch.is_functorch_wrapped_tensor(tensor)
-    )
+    return type(tensor) is Tensor and not torch.compiler.is_compiling() and not is_transformed(tensor)
 
 
 def is_captured(tensor: Tensor) -> bool:

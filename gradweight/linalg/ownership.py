@@ -9,7 +9,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-__all__ = ["exclusively_owned", "storage"]
+from ..torch_private import storage, use_count
+
+__all__ = ["exclusively_owned"]
 
 
 def exclusively_owned(rows: Sequence[list[Tensor | None]]) -> list[list[bool]]:
@@ -34,18 +36,9 @@ def _ref_counts(row: Sequence[Tensor | None], index: int) -> tuple[int, int, int
     """The storage of a tensor, and Python's and C++'s references to it and to the tensor that it is a view of."""
     tensor = row[index]
     assert tensor is not None
-    here = storage(tensor), sys.getrefcount(tensor), _use_count(tensor)
+    here = storage(tensor), sys.getrefcount(tensor), use_count(tensor)
     base = tensor._base
-    return (*here, 0, 0) if base is None else (*here, sys.getrefcount(base), _use_count(base))
-
-
-def storage(tensor: Tensor) -> int:
-    """What tells the memory of a tensor from that of others, for as long as it lives."""
-    return int(tensor.untyped_storage()._cdata)
-
-
-def _use_count(tensor: Tensor) -> int:
-    return int(tensor._use_count())  # type: ignore[attr-defined]
+    return (*here, 0, 0) if base is None else (*here, sys.getrefcount(base), use_count(base))
 
 
 # What a tensor has that only its row holds; releases of torch differ in how Python and C++ share a tensor.

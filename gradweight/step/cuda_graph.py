@@ -9,6 +9,8 @@ from contextlib import contextmanager, suppress
 
 import torch
 
+from ..torch_private import end_allocation
+
 __all__ = ["CudaGraph"]
 
 
@@ -50,8 +52,7 @@ class CudaGraph:
         """Undo what a capture that fails leaves behind: torch would go on as if it were still under way."""
         with suppress(RuntimeError):
             self._graph.capture_end()
-        with suppress(RuntimeError, AttributeError):  # it may have come to an end, and the name is private
-            torch._C._cuda_endAllocateToPool(self._device.index, pool)
+        end_allocation(self._device.index, pool)
         with suppress(RuntimeError, AttributeError):
             # the generator refuses to be used outside of the graph; a copy of its state does not know of it
             generator = torch.cuda.default_generators[self._device.index]

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
+
 __all__ = ["DeferredBackward", "total"]
 
 
@@ -43,7 +45,7 @@ class DeferredBackward:
         anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
         scalar: Tensor = _Scalar.apply(anchor, value, self)  # type: ignore[no-untyped-call]
         # a hook of the scalar is called even where backward(inputs=...) leaves out all that lies behind it
-        scalar.register_hook(lambda _: _at_the_end(self._check_reached))  # type: ignore[no-untyped-call]
+        scalar.register_hook(lambda _: at_the_end_of_the_backward_pass(self._check_reached))  # type: ignore[no-untyped-call]
         return scalar, weakref.ref(self)
 
     def run(self, cotangent: Tensor) -> None:
@@ -54,7 +56,7 @@ class DeferredBackward:
             )
         self.done = True
         losses, self.losses = self.losses, {}
-        retain_graph = bool(torch._C._autograd._get_current_graph_task_keep_graph())
+        retain_graph = retains_graph()
         with torch.no_grad():
             self.backward(losses, cotangent.detach(), retain_graph)
 
@@ -83,8 +85,3 @@ class _Scalar(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[None, None, None]:
         ctx.deferred.run(cotangents[0])
         return None, None, None
-
-
-def _at_the_end(check: Callable[[], None]) -> None:
-    """Call ``check`` when all else of the backward pass that is running is done."""
-    torch.autograd.Variable._execution_engine.queue_callback(check)

@@ -14,8 +14,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..linalg.ownership import storage
 from ..rule import State
+from ..torch_private import storage
 
 __all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]
 

@@ -7,6 +7,8 @@ from typing import ParamSpec, TypeVar
 
 import torch
 
+from ...torch_private import in_transform
+
 P = ParamSpec("P")
 R = TypeVar("R")
 
@@ -21,5 +23,5 @@ def region(body: Callable[P, R], *args: P.args, **kwargs: P.kwargs) -> tuple[R, 
 
 @torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def transformed() -> bool:
-    """Whether a transform of `torch.func` is at work; torch offers no public way to ask."""
-    return torch._C._functorch.maybe_current_level() is not None
+    """Whether a transform of `torch.func` is at work."""
+    return in_transform()
