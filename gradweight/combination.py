@@ -31,7 +31,8 @@ class Combination:
             gradient is known (`refresh_every`, and rules that need no gradients).
         weights: (m,) weights; NaN for a rule that acts on coordinates, which has none, and where `blocks` have
             weights of their own.
-        blocks: the combination of each block, if there are several; then `gram` is the sum of theirs.
+        blocks: the combination of each block, if there are several; then `gram` is the sum of theirs and of that of
+            the parameters that are left alone.
 
     Example:
         >>> gram = torch.tensor([[4.0, -3.0], [-3.0, 9.0]])
@@ -113,7 +114,8 @@ class Combination:
         if self.gram.is_meta:
             return f"{len(self.names)} losses {list(self.names)}, on the meta device, without values"
         if self.blocks:
-            return "\n\n".join([f"{len(self.blocks)} blocks", *(f"{b}\n{c}" for b, c in self.blocks.items())])
+            number = "1 block" if len(self.blocks) == 1 else f"{len(self.blocks)} blocks"
+            return "\n\n".join([number, *(f"{b}\n{c}" for b, c in self.blocks.items())])
         flat = self.as_dict()
         header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in self.names)]
         lines = []

@@ -6,6 +6,7 @@ import sys
 import pytest
 import torch
 from torch import nn
+from torch._functorch import config as functorch_config
 from torch.func import functional_call
 from torch.nn import functional as F
 
@@ -90,6 +91,8 @@ def test_with_an_optimizer_of_torch_the_only_break_is_its_own():
 
 
 @pytest.mark.parametrize("engine", ["autograd", "hooks"])
+# what was compiled for another test, or by another process, is not to be found again
+@functorch_config.patch(enable_autograd_cache=False)
 def test_a_compiled_module_that_an_earlier_backward_has_used_up(engine):
     net = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 2))  # saves what it may overwrite
     compiled = torch.compile(net, backend="aot_eager")
