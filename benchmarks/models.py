@@ -126,6 +126,23 @@ class TransformerWithHeads(nn.Module):
         return shared, [head(shared) for head in self.heads]
 
 
+class PerceptronWithHeads(nn.Module):
+    """A trunk of one layer and a perceptron of eight for each task, so that most activations belong to one head."""
+
+    def __init__(self, heads: int = 4, width: int = 64, depth: int = 8) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Linear(32, width), nn.Tanh())
+        hidden = [nn.Sequential(nn.Linear(width, width), nn.GELU()) for _ in range(heads * depth)]
+        self.heads = nn.ModuleList(
+            nn.Sequential(*hidden[i * depth : (i + 1) * depth], nn.Linear(width, 10)) for i in range(heads)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(n, 32) -> what the heads share, (n, width), and logits of ten classes for each task."""
+        shared = self.trunk(x)
+        return shared, [head(shared) for head in self.heads]
+
+
 def dcgan_generator(width: int = 64, channels: int = 3, latent: int = 100) -> nn.Sequential:
     """DCGAN's generator of 32 x 32 images from (n, latent, 1, 1)."""
     return nn.Sequential(

@@ -11,7 +11,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator, TransformerWithHeads, dcgan_discriminator, mlp
+from benchmarks.models import (
+    BigGANDiscriminator,
+    PerceptronWithHeads,
+    SNGANDiscriminator,
+    TransformerWithHeads,
+    dcgan_discriminator,
+    mlp,
+)
 
 __all__ = ["CELLS", "Cell", "cells_to_run"]
 
@@ -140,6 +147,11 @@ def _four_tasks_batch(device: torch.device) -> Batch:
     return x, *(torch.randint(0, 10, (16,), device=device) for _ in range(4))
 
 
+def _four_rows_batch(device: torch.device) -> Batch:
+    x = torch.randn(1024, 32, device=device)
+    return x, *(torch.randint(0, 10, (1024,), device=device) for _ in range(4))
+
+
 def _four_tasks_outputs(call: Call, batch: Batch) -> dict[str, Tensor]:
     shared, logits = call(batch[0])
     errors = {
@@ -177,6 +189,15 @@ CELLS: dict[str, Cell] = {
         lambda outputs: {name: loss for name, loss in outputs.items() if name != "shared"},
         rounds=30,
         compiles=True,
+        shared="shared",
+    ),
+    "heads": Cell(
+        "four heads of eight layers, batch 1024",
+        PerceptronWithHeads,
+        _four_rows_batch,
+        _four_tasks_outputs,
+        lambda outputs: {name: loss for name, loss in outputs.items() if name != "shared"},
+        rounds=30,
         shared="shared",
     ),
 }

@@ -2,12 +2,13 @@
 
     python -m benchmarks.cost.memory [--cells mlp,dcgan,...] [--device cuda] [--quick]
 
-The cells and variants of `step`. Each variant starts from a fresh network and takes two steps; what
-it held at its peak, less the state of Adam, is what activations, gradients and combination need together. Beyond the
-plain step there are m - 1 further gradients if they are combined in place, and m if they are kept for accumulation:
-the floors, in units of the parameters' size. A step that peaks in its activations, before it has all gradients, stays
-below them. The numbers are bytes counted by the allocator, not times: any machine gives the same. Results are written
-after every cell to ``benchmarks/results/memory/``.
+The cells and variants of `step`. Each variant starts from a fresh network and takes two steps, with the outputs and
+losses of the first still in variables during the second forward pass, as in a training loop. What it held at its peak,
+less the state of Adam, is what activations, gradients and combination need together. Beyond the plain step there are
+m - 1 further gradients if they are combined in place, and m if they are kept for accumulation: the floors, in units of
+the parameters' size. A step that peaks in its activations, before it has all gradients, stays below them. The numbers
+are bytes counted by the allocator, not times: any machine gives the same. Results are written after every cell to
+``benchmarks/results/memory/``.
 """
 
 from __future__ import annotations

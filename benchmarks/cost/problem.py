@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -14,12 +14,13 @@ __all__ = ["Problem"]
 
 @dataclass(frozen=True)
 class Problem:
-    """A cell on a device, ready to train."""
+    """A cell on a device, ready to train; `last` holds the outputs until there are others, as a loop's variables do."""
 
     cell: Cell
     net: nn.Module
     base: torch.optim.Optimizer
     batch: Batch
+    last: dict[str, Tensor] = field(default_factory=dict)
 
     @staticmethod
     def of(cell: Cell, device: torch.device) -> Problem:
@@ -34,7 +35,9 @@ class Problem:
 
     def outputs(self) -> dict[str, Tensor]:
         """The forward pass."""
-        return self.cell.outputs(self.net, self.batch)
+        outputs = self.cell.outputs(self.net, self.batch)
+        self.last.update(outputs)
+        return outputs
 
     def losses(self) -> dict[str, Tensor]:
         """The forward pass, as named losses."""
