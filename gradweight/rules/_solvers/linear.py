@@ -65,7 +65,8 @@ def evenly_shared(cosine: Array, active: Array, a: Array) -> Array:
     """
     xp = array_namespace(cosine)
     centred, _, _ = _centred(cosine, active)
-    directions, inverse_lengths = conjugate_directions(centred, scale=1.0)
+    # scale: pivots divide the rounding errors of those after them, and one of rounding is a wrong direction
+    directions, inverse_lengths = conjugate_directions(centred, scale=16.0)
     # row i is e_i less its conjugate directions: 0 where i was picked, else a vector that the matrix maps to 0
     left = identity(cosine) - (centred @ xp.matrix_transpose(directions) * inverse_lengths) @ directions
     dependent = xp.astype(xp.linalg.diagonal(left) > 0.5, cosine.dtype)
