@@ -164,8 +164,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
         Returns: what was seen and decided, also kept as `last`.
 
-        The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, that stays as it
-        is. If any gradient is not finite, every ``.grad`` that is written is NaN, so that GradScaler skips the step.
+        The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, and in leaves that
+        are not the base optimizer's, that stays as it is. If any gradient is not finite, every ``.grad`` that is
+        written is NaN, so that GradScaler skips the step.
 
         Raises:
             TypeError: a loss that is no tensor (or function), a wrong signal or scaler, tensors for ``engine="func"``.

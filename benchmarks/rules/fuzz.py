@@ -1,6 +1,7 @@
 """Do rules follow rounding errors? Random degenerate gradients, and what should not depend on rounding.
 
-    python -m benchmarks.rules.fuzz [--matrices 100000] [--seed 0] [--form host|array] [--out DIR] [--quick]
+    python -m benchmarks.rules.fuzz [--matrices 100000] [--seed 0] [--form host|array] [--rules NAME,...] [--out DIR]
+        [--quick]
 
 Gradients with small integer entries, in a plane, with opposed pairs, with duplicates, and of all of that at norms up to
 1e6 apart; two to six losses; the Gram matrix in float64, or rounded to float32. Each matrix is one kind, one precision,
@@ -12,6 +13,12 @@ and all rules that subtract gradients from each other or solve for weights. Coun
   it does not;
 - **not finite**.
 
+A rule that has been changed is measured again by itself with ``--rules``, on the same matrices; what there is of the
+others stays.
+
+What 100,000 matrices have found is dust, in 26 of 1.5 million directions: `PCGrad` and `GradVac` add up projected
+gradients, of which each stands out, whose sum is 0; `SDMGrad` and `CAGrad` come as near to 0 as their iterations get.
+
 Gradients are exact; float64 stands for them in the checks, whose own rounding is 1e-15 of the numbers added up. Writes
 ``fuzz.json`` and ``fuzz.md`` to ``benchmarks/results/rules/``, with the first matrix of each finding.
 """
@@ -20,6 +27,7 @@ from __future__ import annotations
 
 import argparse
 import itertools
+import json
 from typing import Any
 
 import numpy as np
@@ -125,6 +133,7 @@ def main() -> None:
     parser.add_argument("--matrices", type=int, default=100_000)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--form", choices=("host", "array"), default="host", help="NumPy arrays, or tensors")
+    parser.add_argument("--rules", default=None, help="comma-separated names; default: all")
     add_output_arguments(parser)
     parser.add_argument("--quick", action="store_true", help="200 matrices, to see that it runs")
     arguments = parser.parse_args()
@@ -133,12 +142,24 @@ def main() -> None:
     counts: dict[str, dict[str, int]] = {}
     first: dict[str, Any] = {}
     number = 200 if arguments.quick else arguments.matrices
+    suffix = "" if arguments.form == "host" else "_array"
+    record = {"machine": machine_record(), "matrices": number, "seed": arguments.seed, "form": arguments.form}
+    rules, again = RULES, {}
+    if arguments.rules is not None:
+        rules = {name: RULES[name] for name in arguments.rules.split(",")}
+        before = json.loads((out / f"fuzz{suffix}.json").read_text())
+        if any(before[key] != record[key] for key in ("matrices", "seed", "form")):
+            parser.error("--rules needs the number of matrices, the seed and the form that the others have")
+        counts = {cell: row for cell, row in before["counts"].items() if cell.split(", float")[0] not in rules}
+        first = {found: case for found, case in before["first"].items() if found.split(", float")[0] not in rules}
+        again = before.get("again", {}) | dict.fromkeys(rules, record["machine"])
+        record["machine"] = before["machine"]
     for i in tqdm(range(number), mininterval=10):
         kind, dtype = cells[i % len(cells)]
         rng = np.random.default_rng((arguments.seed, i))
         rows = gradients(kind, rng)
         order = rng.permutation(len(rows))
-        for name, claims in RULES.items():
+        for name, claims in rules.items():
             if not claims.losses[0] <= len(rows) <= claims.losses[1] or any(
                 not rows[NAMES.index(needed)].any() for needed in claims.needs
             ):
@@ -148,9 +169,7 @@ def main() -> None:
             for finding in findings(claims, rows, order, dtype, arguments.form):
                 counts[cell][finding] += 1
                 first.setdefault(f"{cell}: {finding}", {"kind": kind, "rows": rows.tolist(), "order": order.tolist()})
-    record = {"machine": machine_record(), "matrices": number, "seed": arguments.seed, "form": arguments.form}
-    suffix = "" if arguments.form == "host" else "_array"
-    write(out, f"fuzz{suffix}", record | {"counts": counts, "first": first})
+    write(out, f"fuzz{suffix}", record | {"again": again, "counts": counts, "first": first})
     lines = ["| rule, precision | matrices | " + " | ".join(FINDINGS) + " |", "| --- |" + " --- |" * 5]
     lines += [f"| {cell} | " + " | ".join(map(str, row.values())) + " |" for cell, row in sorted(counts.items())]
     (out / f"fuzz{suffix}.md").write_text("\n".join(lines) + "\n")

@@ -5,8 +5,7 @@
 - `func`: the losses are functions of the parameters, differentiated at a `torch.func.vjp` level: one forward for a
   function that returns several losses, one forward and backward after the other for separate functions.
 - `hooks`: one ``.backward()`` per loss, its ``.grad`` set aside. The only way through reentrant checkpoints and
-  sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone. As in any ``.backward()``, leaves that do
-  not belong to the optimizer receive their gradients too.
+  sharded (DTensor) parameters, whose gradients exist in ``.grad`` alone.
 - `batched`: one backward for all losses together, vectorised over them by `torch.vmap`. Worth it on a GPU where three
   losses or more share nearly the whole graph and its operations are small, so that launching them is what costs: there
   ``engine="auto"`` takes it (`gradweight.gradients.auto`), and goes back to one backward pass for each loss where an
@@ -15,6 +14,10 @@
   where a loss does not reach a parameter that another one reaches, and fails where an operation's backward has no
   batching rule or acts in place (custom functions without a ``vmap``, recurrent layers of CUDA, compiled modules,
   sparse embeddings); then it says so.
+
+Leaves that do not belong to the optimizer keep the ``.grad`` that they have, whatever the engine: a generator's step
+is not to fill in its discriminator's. What a function's own backward does inside itself, as that of a reentrant
+checkpoint, is not seen.
 
 A vector-Jacobian product with one-hot cotangents over all losses would be shorter, but pushes zeros through the
 graphs of all the other losses, which nearly doubles a step where two losses have separate batches: what
@@ -106,11 +109,12 @@ def loss_gradients(
         auto.used = engine
     if rows is None:
         retain = [retain_graph or graph.shared for graph in graphs]
-        if engine == "autograd" and custom:
-            rows = by_autograd_with_inner(list(values.values()), params, graphs, retain, scale)
+        if engine == "hooks" or (engine == "autograd" and custom):
+            differentiate = by_hooks if engine == "hooks" else by_autograd_with_inner
+            rows = differentiate(list(values.values()), params, graphs, retain, scale)
         else:
-            differentiate = {"autograd": by_autograd, "batched": by_batched, "hooks": by_hooks}[engine]
-            rows = differentiate(list(values.values()), params, retain, scale)
+            by = {"autograd": by_autograd, "batched": by_batched}[engine]
+            rows = by(list(values.values()), params, retain, scale)
         if not retain_graph and engine != "batched":
             rows = releasing(rows, graphs, params)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], _nonempty(values, rows))

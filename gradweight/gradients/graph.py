@@ -19,6 +19,7 @@ __all__ = [
     "check_nonempty",
     "check_reached",
     "edge_of",
+    "other_leaves",
     "reentrant_message",
     "retain_graphs",
 ]
@@ -117,6 +118,12 @@ def retain_graphs(graphs: Sequence[Graph], retain_last: bool) -> list[bool]:
         retain.append(retain_last or not graph.nodes.isdisjoint(later))
         later |= graph.nodes
     return retain[::-1]
+
+
+def other_leaves(graphs: Iterable[Graph], params: Iterable[Tensor]) -> list[Tensor]:
+    """The leaves of these graphs that are none of the parameters."""
+    ours = {id(p) for p in params}
+    return list({key: leaf for graph in graphs for key, leaf in graph.leaves.items() if key not in ours}.values())
 
 
 def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:

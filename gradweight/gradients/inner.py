@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..linalg.rows import Row, added
 from .autograd import BackwardPasses, cotangent_of, dense
-from .graph import Graph
+from .graph import Graph, other_leaves
 
 __all__ = ["by_autograd_with_inner"]
 
@@ -30,9 +30,7 @@ def by_autograd_with_inner(
     Autograd skips a node behind which none of the inputs lies, such as a checkpoint all of whose parameters are inside.
     So the graphs' other leaves are inputs too, whose gradients are dropped.
     """
-    ours = {id(p) for p in params}
-    others = {key: leaf for graph in graphs for key, leaf in graph.leaves.items() if key not in ours}
-    inputs = [*params, *others.values()]
+    inputs = [*params, *other_leaves(graphs, params)]
     passes = BackwardPasses()
     before = [p.grad for p in params]
     try:

@@ -12,7 +12,9 @@ from torch.autograd import Function
 from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
+from gradweight import MultiObjectiveGradient
 from gradweight.gradients import engines
+from gradweight.rules import Sum
 
 
 def loss_gradients(losses, params, **options):
@@ -258,3 +260,35 @@ def test_hooks_leave_grad_as_it_was():
     loss_gradients({"a": w.exp().sum(), "b": w.sum()}, [w], names=None, engine="hooks")
     assert w.grad is before
     torch.testing.assert_close(before, torch.full((2,), 7.0), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("engine", "custom"),
+    [(engine, False) for engine in ("auto", "autograd", "batched", "hooks")] + [("auto", True), ("hooks", True)],
+)
+@pytest.mark.parametrize("how", ["backward", "join"])
+def test_leaves_of_other_optimizers_keep_their_grad(how, engine, custom):
+    """An encoder and a decoder with an optimizer each: what is to train both belongs into one wrapper."""
+    u, v, w = (nn.Parameter(torch.ones(2)) for _ in range(3))
+    v.grad = before = torch.full((2,), 7.0)
+    opt = MultiObjectiveGradient(torch.optim.SGD([u], lr=0.1), Sum(), engine=engine)
+    product = Doubled.apply(u) * v if custom else 2 * u * v
+    losses = {"a": product.sum(), "b": (product * w).sum()}
+    if how == "backward":
+        opt.backward(losses)
+    else:
+        opt.join(losses).backward()
+    assert u.grad.tolist() == [4, 4]
+    assert v.grad is before
+    assert before.tolist() == [7, 7]
+    assert w.grad is None
+
+
+class Doubled(Function):
+    @staticmethod
+    def forward(ctx, x):
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return 2 * gradient
