@@ -137,6 +137,10 @@ def test_arguments_are_checked():
         (lambda: modes_covered(samples, ring, 0.01, radius=-1.0), "radius must be > 0; got -1.0"),
         (lambda: modes_covered(samples, ring, 0.01, at_least=0), "at_least >= 1; got 0"),
         (lambda: mode_kl(samples, ring, shares=torch.ones(7)), r"shape \(8,\); got shape \(7,\)"),
+        (lambda: mode_kl(samples, torch.zeros(0, 2)), r"with k >= 1, .*got \(0, 2\)"),
+        (lambda: mode_kl(samples, torch.zeros(2)), r"shape \(k, 2\) .*got \(2,\)"),
+        (lambda: modes_covered(samples, ring, math.inf), "std must be > 0 and finite; got inf"),
+        (lambda: modes_covered(samples, ring, 0.01, radius=0.0), "radius must be > 0; got 0.0"),
     ]:
         with pytest.raises(ValueError, match=message):
             call()

@@ -179,3 +179,27 @@ def test_errors_leave_everything_as_it_was() -> None:
     blocks = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Sum(), blocks="group")
     with pytest.raises(ValueError, match="needs blocks=None and refresh_every=1, got blocks='group'"):
         blocks.backward(losses, shared=features)
+
+
+class WithoutGradient(torch.autograd.Function):
+    """The sum of two tensors, of which the second has no gradient, as some functions leave out what is frozen."""
+
+    @staticmethod
+    def forward(ctx: object, x: Tensor, y: Tensor) -> Tensor:
+        return x + y
+
+    @staticmethod
+    def backward(ctx: object, *cotangents: Tensor) -> tuple[Tensor, None]:
+        return cotangents[0], None
+
+
+def test_a_trunk_parameter_without_gradient() -> None:
+    """Reached by the graph, and by no gradient: its ``.grad`` stays None, so that nothing decays it."""
+    u, v = nn.Parameter(torch.ones(2)), nn.Parameter(torch.ones(2))
+    head = nn.Parameter(torch.ones(2))
+    features = WithoutGradient.apply(u, v)
+    opt = MultiObjectiveGradient(torch.optim.SGD([u, v, head], lr=0.1), Sum())
+    opt.backward({"a": features.sum(), "b": (features * head).sum()}, shared=features)
+    assert v.grad is None
+    torch.testing.assert_close(u.grad, torch.full((2,), 2.0))
+    torch.testing.assert_close(head.grad, torch.full((2,), 2.0))

@@ -93,6 +93,20 @@ def test_small_gradients_of_many_rows_are_not_rounded_by_what_is_allowed_for_mat
     np.testing.assert_allclose(found.double().numpy(), exact, rtol=1e-5, atol=1e-3)
 
 
+@pytest.mark.parametrize("is_readable", [True, False])
+@pytest.mark.parametrize("m", [6, 7, 8, 24, 25])
+def test_large_gradients_beside_small_ones(m, is_readable, monkeypatch):
+    """On both sides of where small ones are a product of matrices, and where large ones no longer are by themselves."""
+    if not is_readable:
+        monkeypatch.setattr(module, "is_host_readable", lambda tensor: False)
+    torch.manual_seed(m)
+    rows = [[torch.randn(2000), torch.randn(7), torch.randn(1500), torch.randn(3, 5)] for _ in range(m)]
+    v = vectors(rows)
+    lengths = np.linalg.norm(v, axis=1)
+    assert np.all(np.abs(gram(rows).double().numpy() - v @ v.T) <= 1e-6 * np.outer(lengths, lengths))  # as above
+    assert all(m * row[0].numel() >= CUTS["cpu"].small > m * row[1].numel() for row in rows)
+
+
 # ---- how many operations
 
 
