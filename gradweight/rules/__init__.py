@@ -22,12 +22,16 @@ from .mgda import MGDA
 from .modo import MoDo
 from .nash import NashMTL
 from .norm_balance import NormBalance
+from .ntk import NTKWeight
 from .pcgrad import PCGrad
 from .pinn_annealing import PINNAnnealing, PINNNormAnnealing
 from .projection import OrthogonalProjection
 from .random import Random
+from .relobralo import ReLoBRaLo
+from .resnorm import ResNorm
 from .sdmgrad import SDMGrad
 from .simple import Constant, Mean, Sum
+from .softadapt import SoftAdapt
 from .tchebycheff import SmoothTchebycheff
 from .torchjd import from_torchjd
 from .trimmed_mean import TrimmedMean
@@ -58,6 +62,7 @@ __all__ = [
     "Krum",
     "Mean",
     "MoDo",
+    "NTKWeight",
     "NashMTL",
     "NormBalance",
     "OrthogonalProjection",
@@ -65,8 +70,11 @@ __all__ = [
     "PINNAnnealing",
     "PINNNormAnnealing",
     "Random",
+    "ReLoBRaLo",
+    "ResNorm",
     "SDMGrad",
     "SmoothTchebycheff",
+    "SoftAdapt",
     "Sum",
     "TrimmedMean",
     "UPGrad",

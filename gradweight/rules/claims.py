@@ -123,6 +123,11 @@ CLAIMS: tuple[Claims, ...] = (
         "ordered pareto",
         "a physics-informed network whose boundary gradients are too small",
     ),
+    _claims(
+        rules.NTKWeight(),
+        "pareto",
+        "a physics-informed network whose losses converge at different speeds, by their kernels",
+    ),
     _claims(rules.GradNorm(), "scale-free pareto", "tasks that should train at one pace, whatever their scales"),
     _claims(
         rules.Uncertainty(),
@@ -132,6 +137,24 @@ CLAIMS: tuple[Claims, ...] = (
     ),
     _claims(rules.IMTLL(), "pareto blind", "losses of different scales, from their values alone", degree=None),
     _claims(rules.DWA(), "pareto blind", "supervised tasks over many epochs, from their values alone"),
+    _claims(
+        rules.ReLoBRaLo(),
+        "pareto linear blind",
+        "a physics-informed network with losses that fall at different rates, from their values alone",
+    ),
+    _claims(
+        rules.SoftAdapt(),
+        "pareto blind",
+        "losses that fall at different rates from step to step, from their values alone",
+        degree=None,
+    ),
+    _claims(
+        rules.SoftAdapt(beta=1.0, rates="ratios"),
+        "pareto linear blind",
+        "the same by relative rates, whatever the losses' scales",
+        setting='(rates="ratios")',
+    ),
+    _claims(rules.ResNorm(), "scale-free pareto blind", "GradNorm's idea, from the values of the losses alone"),
     _claims(
         rules.FAMO(),
         "scale-free pareto blind",
