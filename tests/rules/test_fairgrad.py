@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gradweight.rules import FairGrad, NashMTL
+from gradweight.rules import DualProj, FairGrad, NashMTL
 
 from ..strategies import EPS, regular_sets, structured_sets, weights
 
-ALPHAS = st.one_of(st.sampled_from([0.5, 1.0, 2.0]), st.floats(0.2, 10))
+ALPHAS = st.one_of(st.sampled_from([0.05, 0.1, 0.5, 1.0, 2.0]), st.floats(0.05, 10))
 
 
 @settings(max_examples=80)
@@ -47,13 +48,42 @@ def test_large_alpha_equalises_gains() -> None:
     assert ratios[0] > ratios[1] > ratios[2] > 1
 
 
-@pytest.mark.parametrize("alpha", [0.0, 0.1, 11.0, float("nan")])
+def test_alpha_zero_is_the_sum_and_just_above_it_no_gain_is_negative() -> None:
+    rows = np.array([[1.0, 0.0, 0.0], [-3.0, 1.0, 0.0], [0.5, 0.5, 0.0], [0.0, 0.0, 0.0]])
+    np.testing.assert_array_equal(weights(FairGrad(0), rows), [1, 1, 1, 0])
+    assert (rows @ rows.sum(axis=0)).min() < -1
+    # the sum's projection: what DualProj makes of it
+    direction = weights(FairGrad(0.05), rows) @ rows
+    projected = 3 * weights(DualProj(), rows) @ rows
+    np.testing.assert_allclose(direction, projected, atol=0.2)
+
+
+@pytest.mark.parametrize("alpha", [0.05, 0.1, 0.15])
+@pytest.mark.parametrize("m", [2, 3, 8, 12])
+def test_both_forms_below_a_fifth(alpha: float, m: int) -> None:
+    rng = np.random.default_rng(m)
+    for _ in range(5):
+        rows = rng.standard_normal((m, m + 1)) * 10.0 ** rng.uniform(-3, 3, (m, 1))
+        gram = rows @ rows.T
+        for w in (FairGrad(alpha)(gram), FairGrad(alpha)(torch.tensor(gram)).numpy()):
+            assert np.all(w > 0)
+            # the second term is what rounding of the entries of G leaves certain of the gains
+            gains, certain = gram @ w, 10 * m * EPS * (np.abs(gram) @ w)
+            assert np.all(np.abs(gains - w ** (-1 / alpha)) <= 1e-8 * gains + certain)
+
+
+@pytest.mark.parametrize("alpha", [11.0, -0.1, float("nan")])
 def test_errors(alpha: float) -> None:
-    with pytest.raises(ValueError, match=r"FairGrad needs alpha in \[0\.2, 10\]; got"):
+    with pytest.raises(ValueError, match=r"FairGrad needs alpha in \[0, 10\]; got"):
         FairGrad(alpha)
 
 
-@pytest.mark.parametrize("alpha", [0.2, 0.5, 2.0, 5.0])
+def test_between_the_sum_and_what_floating_point_can_do() -> None:
+    with pytest.raises(ValueError, match=r"FairGrad needs alpha 0 \(the sum\), or in \[0\.05, 10\]; got 0\.01"):
+        FairGrad(0.01)
+
+
+@pytest.mark.parametrize("alpha", [0.1, 0.2, 0.5, 2.0, 5.0])
 def test_nearly_opposed_gradients(alpha: float) -> None:
     rng = np.random.default_rng(3)
     for opposed_by in 10.0 ** np.arange(-5, 0):

@@ -1,4 +1,4 @@
-"""Newton's method for ``C y = b y**-beta`` on the host: until it has converged."""
+"""Newton's method for ``C y = (y / r)**-beta`` on the host: until it has converged."""
 
 from __future__ import annotations
 
@@ -12,36 +12,36 @@ _LENGTHS = 2.0 ** np.arange(-7, 5)[:, None]
 """Of a step, longer than 1 because far out on -log y Newton's only doubles y."""
 
 
-def fair_minimiser(cosine: Array, b: Array, beta: float) -> Array | None:
-    """Where ``y' C y / 2 + sum_i b_i phi(y_i)`` is least, or 0 where it has no minimum: (m, m), (m,) -> (m,).
+def fair_minimiser(cosine: Array, root: Array, beta: float) -> Array | None:
+    """Where ``y' C y / 2 + sum_i r_i^beta phi(y_i)`` is least, or 0 where it has no minimum: (m, m), (m,) -> (m,).
 
     None where it does not converge.
     """
     active = np.flatnonzero(cosine.diagonal() > 0)
-    y = np.zeros_like(b)
+    y = np.zeros_like(root)
     if len(active):
-        matrix, weight = cosine[np.ix_(active, active)].astype(np.float64), b[active].astype(np.float64)
-        found = _newton(matrix, weight, beta, cosine[np.ix_(active, active)])
+        matrix, roots = cosine[np.ix_(active, active)].astype(np.float64), root[active].astype(np.float64)
+        found = _newton(matrix, roots, beta, cosine[np.ix_(active, active)])
         if found is None:
             return None
         y[active] = found
     return y
 
 
-def _newton(matrix: Array, b: Array, beta: float, correlations: Array) -> Array | None:
-    m, eps = len(b), float(np.finfo(correlations.dtype).eps)
+def _newton(matrix: Array, root: Array, beta: float, correlations: Array) -> Array | None:
+    m, eps = len(root), float(np.finfo(correlations.dtype).eps)
 
     def value(y: Array) -> Array:
-        phi = -np.log(y) if beta == 1 else y ** (1 - beta) / (beta - 1)
-        return ((y @ matrix) * y / 2 + b * phi).sum(axis=-1)
+        phi = -root * np.log(y) if beta == 1 else y * (y / root) ** -beta / (beta - 1)
+        return ((y @ matrix) * y / 2 + phi).sum(axis=-1)
 
-    y = b ** (1 / (1 + beta))
+    y = root ** (beta / (1 + beta))
     pull = matrix @ y
-    y = y * ((b * y ** (1 - beta)).sum() / max((y * pull).sum(), eps)) ** (1 / (1 + beta))
+    y = y * ((y * (y / root) ** -beta).sum() / max((y * pull).sum(), eps)) ** (1 / (1 + beta))
     diagonal = np.arange(m)
     decrement, suspected = np.inf, False
     for _ in range(_MOST_STEPS):
-        force, pull = b * y**-beta, matrix @ y
+        force, pull = (y / root) ** -beta, matrix @ y
         if not suspected and force.min() <= 4 * m * eps * y.sum():
             # a gain is a rounding error: that of a short gradient in conflict, or there is no solution
             suspected = True
