@@ -6,9 +6,12 @@ from .alignedmtl import AlignedMTL
 from .bisector import AngleBisector
 from .cagrad import CAGrad
 from .config import ConFIG
+from .cosmos import COSMOS
 from .crmogm import CRMOGM
 from .dualproj import DualProj
 from .dwa import DWA
+from .epo import EPO
+from .fade import Fade
 from .fairgrad import FairGrad
 from .famo import FAMO
 from .geometric_mean import GeometricMean
@@ -18,11 +21,15 @@ from .gradvac import GradVac
 from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
+from .metabalance import MetaBalance
 from .mgda import MGDA
 from .modo import MoDo
 from .nash import NashMTL
 from .norm_balance import NormBalance
+from .normalized import Normalized
 from .ntk import NTKWeight
+from .pbi import PBI
+from .pcd import PCD
 from .pcgrad import PCGrad
 from .pinn_annealing import PINNAnnealing, PINNNormAnnealing
 from .projection import OrthogonalProjection
@@ -40,12 +47,16 @@ from .upgrad import UPGrad
 from .vqgan import VQGANWeight
 
 __all__ = [
+    "COSMOS",
     "CRMOGM",
     "DWA",
+    "EPO",
     "FAMO",
     "IMTLG",
     "IMTLL",
     "MGDA",
+    "PBI",
+    "PCD",
     "AdaptiveWeights",
     "AdvAs",
     "AlignedMTL",
@@ -54,6 +65,7 @@ __all__ = [
     "ConFIG",
     "Constant",
     "DualProj",
+    "Fade",
     "FairGrad",
     "GeometricMean",
     "GradDrop",
@@ -61,10 +73,12 @@ __all__ = [
     "GradVac",
     "Krum",
     "Mean",
+    "MetaBalance",
     "MoDo",
     "NTKWeight",
     "NashMTL",
     "NormBalance",
+    "Normalized",
     "OrthogonalProjection",
     "PCGrad",
     "PINNAnnealing",

@@ -99,6 +99,23 @@ CLAIMS: tuple[Claims, ...] = (
         "unit-length scale-free",
         "small batches: any other rule, its weights averaged over steps",
     ),
+    _claims(
+        rules.Normalized(rules.UPGrad()),
+        "no-conflict unit-length scale-free pareto",
+        "any rule, where the scales of the losses are not to count",
+    ),
+    _claims(
+        rules.Normalized(rules.UPGrad(), by="loss"),
+        "no-conflict scale-free pareto",
+        "the same by relative progress: the gradients of the losses' logarithms",
+        setting='(by="loss")',
+        degree=0,
+    ),
+    _claims(
+        rules.Fade(rules.Sum(), rules.UPGrad(), steps=20),
+        "pareto linear",
+        "a schedule: the weights of one rule at first, of another in the end",
+    ),
     _claims(rules.Krum(), "pareto", "gradients of several sources, a few of which may be corrupt", losses=(4, 16)),
     _claims(rules.TrimmedMean(), "", "the same, coordinate by coordinate", losses=(3, 16)),
     _claims(rules.GradDrop(), "pareto jumps", "many tasks, and noise to escape from compromises between them"),
@@ -106,6 +123,17 @@ CLAIMS: tuple[Claims, ...] = (
         rules.NormBalance(),
         "unit-length scale-free pareto",
         "a codec or vocoder with many losses: say what share each one has",
+    ),
+    _claims(
+        rules.MetaBalance("a"),
+        "ordered pareto",
+        "one task that counts, and auxiliary ones whose gradients are of other sizes",
+    ),
+    _claims(
+        rules.PCD("a"),
+        "scale-free ordered pareto",
+        "one primary loss, and a guaranteed share of progress for each of the others",
+        needs=("a",),
     ),
     _claims(
         rules.VQGANWeight("a", "b"),
@@ -161,6 +189,22 @@ CLAIMS: tuple[Claims, ...] = (
         "many tasks that should fall at one relative rate, from their values alone",
     ),
     _claims(rules.SmoothTchebycheff(), "pareto blind", "a chosen trade-off, one on a concave front too", degree=None),
+    _claims(
+        rules.EPO(),
+        "pareto",
+        "a chosen trade-off by the losses' proportions, reached exactly",
+    ),
+    _claims(
+        rules.PBI(),
+        "blind",
+        "a chosen trade-off by the losses' proportions, from their values alone",
+    ),
+    _claims(
+        rules.COSMOS(),
+        "blind",
+        "the same as a weighted sum that is drawn to those proportions",
+        degree=None,
+    ),
     _claims(rules.GeometricMean(), "scale-free pareto blind", "losses of different scales, with nothing to tune"),
     _claims(
         rules.UPGrad(),

@@ -2,24 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from ..rule import (
-    STATISTICS,
-    Array,
-    CoordinateRule,
-    Names,
-    Rule,
-    Signals,
-    State,
-    StatefulRule,
-    array_namespace,
-    faster_on_numpy_from,
-)
+from ..rule import Array, Names, Rule, State, array_namespace, faster_on_numpy_from
 from ._arguments import check_range
 from ._shares import has_gradient
+from ._wrapped import check_known, check_wrapped, decide, given_signals, initial
 
 
 @dataclass(frozen=True)
@@ -65,15 +54,7 @@ class CRMOGM:
     alpha: float = 0.9
 
     def __post_init__(self) -> None:
-        Signals.of(self.rule)
-        if isinstance(self.rule, CoordinateRule):
-            raise TypeError(f"CRMOGM needs a rule that returns weights; {type(self.rule).__name__} acts on coordinates")
-        needed = sorted(STATISTICS & Signals.of(self.rule).required)
-        if needed:
-            raise TypeError(
-                f"CRMOGM needs a rule of the Gram matrix, the losses and what the user passes; "
-                f"{type(self.rule).__name__} needs {needed} of the gradients"
-            )
+        check_wrapped("CRMOGM", self.rule)
         check_range("CRMOGM", "alpha", self.alpha, 0, 1, below=True)
 
     @property
@@ -88,10 +69,8 @@ class CRMOGM:
 
     def init(self, gram: Array) -> State:
         xp = array_namespace(gram)
-        state = {"average": 0 * xp.linalg.diagonal(gram), "seen": 0 * xp.linalg.diagonal(gram)}
-        if isinstance(self.rule, StatefulRule):
-            state |= {f"wrapped.{name}": value for name, value in self.rule.init(gram).items()}
-        return state
+        own = {"average": 0 * xp.linalg.diagonal(gram), "seen": 0 * xp.linalg.diagonal(gram)}
+        return own | initial(self.rule, gram, "wrapped.")
 
     def update(
         self,
@@ -105,18 +84,9 @@ class CRMOGM:
         **signals: Any,
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        known = {"names": names, "losses": losses, "step": step}
-        declared = Signals.of(self.rule)
-        declared.check(signals, "CRMOGM", by_themselves=[name for name, value in known.items() if value is not None])
-        given = declared.select({name: value for name, value in known.items() if value is not None} | signals)
-        after: State = {}
-        if isinstance(self.rule, StatefulRule):
-            inner = {name.removeprefix("wrapped."): value for name, value in state.items() if "wrapped." in name}
-            new, inner = self.rule.update(gram, inner, **given)
-            after = {f"wrapped.{name}": value for name, value in inner.items()}
-        else:
-            rule: Callable[..., Array] = self.rule  # type: ignore[assignment]
-            new = rule(gram, **given)
+        check_known("CRMOGM", signals, self.rule)
+        given = given_signals(names, losses, step, signals)
+        new, after = decide("CRMOGM", self.rule, gram, state, "wrapped.", given)
         active = has_gradient(gram)
         old = xp.where(state["seen"] > 0, state["average"], new)
         average = xp.where(active > 0, self.alpha * old + (1 - self.alpha) * new, state["average"])

@@ -45,7 +45,9 @@ def remembered_order(names: Collection[str], state: Iterable[str]) -> list[str] 
 
 
 def title(rule: object) -> str:
-    """The kind of rule, with that of a rule inside it: a state of one kind is none of another.
+    """The kind of rule, with those of the rules inside it: a state of one kind is none of another.
+
+    Rules inside are a ``rule``, or several ``rules``.
 
     Example:
         >>> from gradweight.rules import CRMOGM, NormBalance
@@ -54,7 +56,8 @@ def title(rule: object) -> str:
     """
     name = str(getattr(rule, "__name__", type(rule).__name__))
     inner = getattr(rule, "rule", None)
-    return name if inner is None else f"{name}({title(inner)})"
+    inside = getattr(rule, "rules", () if inner is None else (inner,))
+    return f"{name}({', '.join(map(title, inside))})" if inside else name
 
 
 def rules_of(state: Iterable[str]) -> list[str]:

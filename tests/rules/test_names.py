@@ -36,7 +36,9 @@ def test_there_are_such_rules() -> None:
     assert {type(claims.rule).__name__ for claims, _ in CASES} == {
         "AdaptiveWeights",
         "AdvAs",
+        "MetaBalance",
         "OrthogonalProjection",
+        "PCD",
         "PINNAnnealing",
         "PINNNormAnnealing",
         "VQGANWeight",
