@@ -14,7 +14,8 @@ from torch.optim import Optimizer
 
 from .combination import Combination
 from .contract.arguments import check_count, check_flag, loss_scale
-from .contract.base import check_base, check_parameters, check_state_dict, names_of, zero_grad
+from .contract.base import checked_base, names_of
+from .contract.calls import zero_grad
 from .contract.hosts import explain_to_accelerate
 from .contract.step_hooks import with_step_hooks
 from .contract.wrapper import OptimizerWrapper
@@ -25,7 +26,7 @@ from .rule import Rule
 from .step.blocks import Blocks
 from .step.combiner import Combiner
 from .step.replay import Replay
-from .step.rule_state import STATE_KEY, check_readable, pack
+from .step.rule_state import load, save
 from .step.settings import Settings
 from .step.step import Step
 
@@ -50,8 +51,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
     steps of one `backward`, it is formed in place in the first row: (m - 1)k at the peak and no buffer.
 
     Args:
-        base: the optimizer to wrap. Not one that must re-evaluate the loss in a closure (LBFGS), nor one that takes
-            sparse gradients only (SparseAdam).
+        base: the optimizer to wrap, or several of different parameters, such as Muon for matrices and AdamW for the
+            rest: one combination over all, each stepping its own. Not one that must re-evaluate the loss in a closure
+            (LBFGS), runs a backward pass of its own (SAM, LOMO) or takes sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
         engine: "autograd", "batched", "func" or "hooks" (see `gradweight.gradients.engines`); "auto" takes "func" for
             functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" on a GPU for three losses and
@@ -82,7 +84,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
     Raises:
         TypeError: ``base`` is no optimizer, needs closures or sparse gradients, has float8 parameters; no ``rule`` or
             ``process_group``.
-        ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base.
+        ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base; bases that share one.
 
     Example:
         >>> import torch
@@ -101,7 +103,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
     def __init__(
         self,
-        base: Optimizer,
+        base: Optimizer | Sequence[Optimizer],
         rule: Rule,
         *,
         engine: Engine = "auto",
@@ -114,8 +116,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         reduce: Reduce = "all",
         cuda_graphs: bool = True,
     ) -> None:
-        check_base(base)
-        check_parameters(base)
+        base = checked_base(base)
         group = check_group(process_group, reduce)
         combiner, names = Combiner(rule), names_of(base, params)
         replay = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else None
@@ -260,10 +261,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         for pre_hook in self._optimizer_state_dict_pre_hooks.values():
             pre_hook(self)
         explain_to_accelerate()  # whose prepare() asks for this first
-        state_dict = self.base.state_dict()
-        group = state_dict["param_groups"][0]
-        if isinstance(group.get(STATE_KEY), dict):
-            group[STATE_KEY] = pack(group[STATE_KEY])
+        state_dict = save(self.base)
         for post_hook in self._optimizer_state_dict_post_hooks.values():
             replaced = post_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
@@ -279,9 +277,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
             replaced = pre_hook(self, state_dict)
             state_dict = state_dict if replaced is None else replaced
-        check_state_dict(state_dict, self.base.param_groups)  # before the base has loaded anything
-        check_readable(state_dict["param_groups"])
-        self.base.load_state_dict(state_dict)
+        load(self.base, state_dict)
         self._step.after_load()
         for post_hook in self._optimizer_load_state_dict_post_hooks.values():
             post_hook(self)

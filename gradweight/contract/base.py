@@ -2,27 +2,43 @@
 
 from __future__ import annotations
 
-import functools
 import inspect
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
 from .arguments import named_pairs
+from .several import SeveralOptimizers
 from .wrapper import OptimizerWrapper
 
-__all__ = ["check_base", "check_parameters", "check_state_dict", "names_of", "zero_grad"]
+__all__ = ["check_state_dict", "checked_base", "names_of"]
 
 
-def check_base(base: object) -> None:
+def checked_base(base: Optimizer | Sequence[Optimizer]) -> Optimizer:
+    """The base optimizer, or several as one.
+
+    Raises:
+        TypeError: one that does not step along a dense ``.grad``, asks for losses, is a wrapper; float8 parameters.
+        ValueError: an empty sequence; bases that share a parameter.
+    """
+    bases: Sequence[Any] = base if isinstance(base, list | tuple) else [base]
+    if len(bases) == 0:
+        raise ValueError("base must be an optimizer, or several in a list; got an empty one")
+    for each in bases:
+        _check_base(each)
+        _check_parameters(each)
+    return bases[0] if len(bases) == 1 else SeveralOptimizers(bases)
+
+
+def _check_base(base: object) -> None:
     """Raise `TypeError` unless ``base`` steps along a dense ``.grad``, does not ask for losses and is no wrapper."""
     if not isinstance(base, Optimizer):
         got = f"the class {base.__name__}" if isinstance(base, type) else f"a {type(base).__name__}"
-        raise TypeError(f"base must be a torch.optim.Optimizer; got {got}")
+        raise TypeError(f"base must be a torch.optim.Optimizer, or several in a list; got {got}")
     inside = getattr(base, "optimizer", None)  # as training frameworks keep what they wrap
     if isinstance(base, OptimizerWrapper) or isinstance(inside, OptimizerWrapper):
         raise TypeError(
@@ -49,7 +65,7 @@ def check_base(base: object) -> None:
         )
 
 
-def check_parameters(base: Optimizer) -> None:
+def _check_parameters(base: Optimizer) -> None:
     """Raise `TypeError` for a parameter of a format that holds numbers and has no arithmetic, such as float8."""
     for group in base.param_groups:
         for p in group["params"]:
@@ -92,29 +108,19 @@ def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str
     return {p: name for p, name in named if times[name] == 1}
 
 
-def zero_grad(base: Optimizer, set_to_none: bool) -> None:
-    """The base's ``zero_grad``, in its own way if it takes no argument."""
-    if _takes_set_to_none(type(base).zero_grad):
-        base.zero_grad(set_to_none)
-    else:
-        base.zero_grad()
-
-
-@functools.cache
-def _takes_set_to_none(method: Callable[..., None]) -> bool:
-    _, *parameters = inspect.signature(method).parameters.values()
-    return any(p.kind is not inspect.Parameter.KEYWORD_ONLY and p.kind is not p.VAR_KEYWORD for p in parameters)
-
-
-def check_state_dict(state_dict: Any, groups: list[dict[str, Any]]) -> None:
-    """Raise unless ``state_dict`` has the form of an optimizer's, with as many groups and parameters as ``groups``."""
+def check_state_dict(state_dict: Any, base: Optimizer) -> None:
+    """Raise unless ``state_dict`` has the form of the base's, with as many groups and parameters."""
     if not isinstance(state_dict, Mapping):
         raise TypeError(f"load_state_dict() needs what state_dict() returned; got {type(state_dict).__name__}")
     missing = [key for key in ("state", "param_groups") if key not in state_dict]
     if missing:
+        # an optimizer around others may have a form of its own
+        missing = [key for key in base.state_dict() if key not in state_dict]
+        if not missing:
+            return
         raise ValueError(f"load_state_dict() needs what state_dict() returned; got no {missing} among {[*state_dict]}")
     there = [len(group["params"]) for group in state_dict["param_groups"]]
-    ours = [len(group["params"]) for group in groups]
+    ours = [len(group["params"]) for group in base.param_groups]
     if there != ours:
         raise ValueError(
             f"load_state_dict() needs as many parameters in each group as the base has, {ours}; got {there}"

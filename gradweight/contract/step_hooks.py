@@ -7,10 +7,13 @@ runs them, and a wrapper that did so as well would have them act on the same gra
 from __future__ import annotations
 
 import functools
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-__all__ = ["with_step_hooks"]
+from torch.optim import Optimizer
+
+__all__ = ["fill_hook_tables", "with_step_hooks", "without_hooks"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -40,3 +43,20 @@ def with_step_hooks(step: T) -> T:
         return result
 
     return hooked  # type: ignore[return-value]
+
+
+def fill_hook_tables(optimizer: Optimizer) -> None:
+    """Set up what `torch.optim.Optimizer.__init__` would, for an optimizer that does not call it."""
+    optimizer._optimizer_step_pre_hooks = OrderedDict()
+    optimizer._optimizer_step_post_hooks = OrderedDict()
+    optimizer._optimizer_state_dict_pre_hooks = OrderedDict()
+    optimizer._optimizer_state_dict_post_hooks = OrderedDict()
+    optimizer._optimizer_load_state_dict_pre_hooks = OrderedDict()
+    optimizer._optimizer_load_state_dict_post_hooks = OrderedDict()
+    optimizer._warned_capturable_if_run_uncaptured = True
+
+
+def without_hooks(optimizer: Optimizer) -> dict[str, Any]:
+    """The attributes to be pickled: no optimizer's hooks are, nor a scheduler's wrapper of ``step`` on the instance."""
+    skip = {"step"} | {name for name in optimizer.__dict__ if name.endswith("_hooks")}
+    return {name: value for name, value in optimizer.__dict__.items() if name not in skip}

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import Any
 
 from torch.optim import Optimizer
+
+from .step_hooks import fill_hook_tables, without_hooks
 
 __all__ = ["OptimizerWrapper"]
 
@@ -24,7 +25,7 @@ class OptimizerWrapper(Optimizer):
         # Optimizer.__init__ is not called: it would make param_groups, state and defaults of our own, and the base
         # rebinds its own on load_state_dict, so copies and aliases go stale. What else it sets up is set up below.
         self.base = base
-        self._fill_hook_tables()
+        fill_hook_tables(self)
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
@@ -53,20 +54,15 @@ class OptimizerWrapper(Optimizer):
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.base.defaults = defaults
 
+    def __getattr__(self, name: str) -> Any:
+        # not of torch's optimizers, so that hosts ask whether it is there: schedule-free bases have it
+        if name in ("train", "eval") and "base" in self.__dict__:
+            return getattr(self.base, name)
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
     def __getstate__(self) -> dict[str, Any]:
-        # a scheduler leaves its wrapper of step() on the instance, and hooks are not pickled by any optimizer
-        skip = {"step"} | {name for name in self.__dict__ if name.endswith("_hooks")}
-        return {name: value for name, value in self.__dict__.items() if name not in skip}
+        return without_hooks(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._fill_hook_tables()
-
-    def _fill_hook_tables(self) -> None:
-        self._optimizer_step_pre_hooks = OrderedDict()
-        self._optimizer_step_post_hooks = OrderedDict()
-        self._optimizer_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_state_dict_post_hooks = OrderedDict()
-        self._optimizer_load_state_dict_pre_hooks = OrderedDict()
-        self._optimizer_load_state_dict_post_hooks = OrderedDict()
-        self._warned_capturable_if_run_uncaptured = True
+        fill_hook_tables(self)

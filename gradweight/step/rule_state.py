@@ -13,11 +13,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.optim import Optimizer
 
+from ..contract.base import check_state_dict
+from ..contract.calls import is_torchs
 from ..rule import State
 from ..torch_private import storage
 
-__all__ = ["STATE_KEY", "check_readable", "keep", "pack", "unpack"]
+__all__ = ["STATE_KEY", "check_readable", "keep", "load", "pack", "save", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
@@ -113,6 +116,47 @@ def unpack(text: str, device: torch.device) -> State:
     except (ValueError, TypeError, AttributeError, RuntimeError) as error:
         raise ValueError(_unreadable(text)) from error
     raise ValueError(_unreadable(text))
+
+
+def save(base: Optimizer) -> dict[str, Any]:
+    """The base's state dict with the rule's state as text: in the first group, or beside what another form has."""
+    group = base.param_groups[0]
+    state = group.pop(STATE_KEY, None)  # what packs the groups in its own way knows nothing of a dict in them
+    try:
+        state_dict: dict[str, Any] = base.state_dict()
+    finally:
+        if state is not None:
+            group[STATE_KEY] = state
+    if state is None:
+        return state_dict
+    text = pack(state) if isinstance(state, dict) else state
+    if not is_torchs(state_dict):
+        return {**state_dict, STATE_KEY: text}
+    state_dict["param_groups"][0][STATE_KEY] = text
+    return state_dict
+
+
+def load(base: Optimizer, state_dict: dict[str, Any]) -> None:
+    """Have the base load what `save` returned, and take the rule's state over.
+
+    Raises:
+        TypeError, ValueError: no state dict, other groups, an unreadable rule's state; nothing has been loaded.
+    """
+    group = base.param_groups[0]
+    before = group.pop(STATE_KEY, None)
+    try:
+        check_state_dict(state_dict, base)
+        whole = is_torchs(state_dict)
+        holders = state_dict["param_groups"] if whole else [state_dict]
+        check_readable(holders)
+        state = holders[0].get(STATE_KEY)
+        base.load_state_dict(state_dict if whole else {k: v for k, v in state_dict.items() if k != STATE_KEY})
+    except BaseException:
+        if before is not None:
+            group[STATE_KEY] = before
+        raise
+    if state is not None:
+        base.param_groups[0].setdefault(STATE_KEY, state)
 
 
 def check_readable(groups: Iterable[dict[str, Any]]) -> None:

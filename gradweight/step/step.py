@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..combination import Combination
+from ..contract.several import bases_of
 from ..distributed import communicator_of, stays
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
@@ -285,5 +286,6 @@ def count_steps(step: Step) -> None:
         if step is not None and not step.through_wrapper and step.progress.phase is Phase.READY:
             step.after_base_step()
 
-    if hasattr(step.base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
-        step.base.register_step_post_hook(after)
+    for base in bases_of(step.base):
+        if hasattr(base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
+            base.register_step_post_hook(after)

@@ -21,6 +21,7 @@ from typing import Any
 from torch.amp.grad_scaler import OptState
 from torch.optim import Optimizer
 
+from ..contract.several import bases_of
 from .grad_watch import GradWatch
 
 __all__ = ["check_scaler", "warn_of_other_gradients"]
@@ -33,7 +34,7 @@ def check_scaler(scaler: Any, base: Optimizer) -> None:
     states = getattr(scaler, "_per_optimizer_states", None)
     if states is None:
         return
-    if id(base) in states:
+    if any(id(each) in states for each in bases_of(base)):
         raise RuntimeError(
             "the scaler was given the base optimizer as well as the wrapper, and has divided .grad by the scale "
             "twice: call unscale_(opt) and step(opt) with the wrapper"
