@@ -17,6 +17,9 @@ from .wrapper import OptimizerWrapper
 
 __all__ = ["check_state_dict", "checked_base", "names_of"]
 
+_OWN_BACKWARD = ("first_step", "second_step", "set_closure", "fused_backward")
+"""By what SAM and its kind, which go backward twice a step, and LOMO, which steps within the pass, are known."""
+
 
 def checked_base(base: Optimizer | Sequence[Optimizer]) -> Optimizer:
     """The base optimizer, or several as one.
@@ -61,7 +64,15 @@ def _check_base(base: object) -> None:
         raise TypeError(
             f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
             "one scalar loss during the step, while a combination of gradients is the gradient of none: use Adam or "
-            f"SGD here, and {type(base).__name__} by itself on a fixed weighted sum of the losses"
+            f"SGD here, and finish with {type(base).__name__} by itself on a fixed weighted sum of the losses, whose "
+            "closure returns sum(w * loss for w, loss in zip(opt.last.weights, losses.values()))"
+        )
+    own = next((name for name in _OWN_BACKWARD if callable(getattr(base, name, None))), None)
+    if own is not None:
+        raise TypeError(
+            f"base must be an optimizer that steps along .grad; got {type(base).__name__}, whose {own}() is for loops "
+            "that run other backward passes than this one: use Adam or SGD here, or give it the one scalar of "
+            "gradweight.LossBalancer"
         )
 
 

@@ -8,8 +8,9 @@ it, clipping, and a step.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -46,9 +47,16 @@ def halving(optimizer: torch.optim.Optimizer) -> torch.optim.lr_scheduler.LRSche
 
 
 def wrapped(
-    net: nn.Module, rule: Rule | None = None, base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam
+    net: nn.Module, rule: Rule | None = None, base: Callable[..., Any] = torch.optim.Adam
 ) -> MultiObjectiveGradient:
     return MultiObjectiveGradient(base(net.parameters(), lr=LEARNING_RATE), AngleBisector() if rule is None else rule)
+
+
+def several(params: Iterable[Tensor], lr: float) -> list[torch.optim.Optimizer]:
+    """A base for matrices and one for the rest."""
+    params = list(params)
+    matrices = torch.optim.SGD([p for p in params if p.ndim == 2], lr=lr, momentum=0.9)
+    return [matrices, torch.optim.Adam([p for p in params if p.ndim != 2], lr=lr)]
 
 
 @dataclass(frozen=True)
@@ -70,15 +78,16 @@ def by_hand(
     clip_norm: float | None = None,
     clip_value: float | None = None,
     scheduler: Callable[[torch.optim.Optimizer], torch.optim.lr_scheduler.LRScheduler] | None = None,
-    base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam,
+    base: Callable[..., Any] = torch.optim.Adam,
     epochs: int = 1,
     autocast: torch.dtype | None = None,
 ) -> dict[str, Tensor]:
     """The parameters after training. ``divide=False``: a host that leaves .grad the sum over the micro-batches."""
     net = network()
     params = list(net.parameters())
-    optimizer = base(params, lr=LEARNING_RATE)
-    schedule = None if scheduler is None else scheduler(optimizer)
+    made = base(params, lr=LEARNING_RATE)
+    optimizers = made if isinstance(made, list) else [made]
+    schedules = [] if scheduler is None else [scheduler(optimizer) for optimizer in optimizers]
     for _ in range(epochs):
         rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
         for i, (x, y) in enumerate(batches()):
@@ -96,9 +105,8 @@ def by_hand(
                 nn.utils.clip_grad_norm_(params, clip_norm)
             if clip_value is not None:
                 nn.utils.clip_grad_value_(params, clip_value)
-            optimizer.step()
-            if schedule is not None:
-                schedule.step()
+            for each in (*optimizers, *schedules):
+                each.step()
             rows = [[torch.zeros_like(p) for p in params] for _ in range(2)]
     return copy.deepcopy(net.state_dict())
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from gradweight.rule import Rule
 
-from .problem import BATCH_SIZE, SlowNorms, assert_same, batches, by_hand, halving, losses, network, wrapped
+from .problem import BATCH_SIZE, SlowNorms, assert_same, batches, by_hand, halving, losses, network, several, wrapped
 
 
 @pytest.fixture(autouse=True)
@@ -61,6 +61,20 @@ def test_the_prepared_loop(clip: dict[str, float], settings: dict[str, Any], lik
             schedule.step()
             prepared.zero_grad()
     assert_same(net.state_dict(), by_hand(scheduler=halving, base=torch.optim.SGD, **clip, **like))
+
+
+def test_several_bases() -> None:
+    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
+    net = network()
+    opt = wrapped(net, base=several)
+    model, prepared, data, schedule = accelerator.prepare(net, opt, loader(), halving(opt))
+    for batch in data:
+        with accelerator.accumulate(model):
+            accelerator.backward(opt.join(losses(model, *batch)))
+            prepared.step()
+            schedule.step()
+            prepared.zero_grad()
+    assert_same(net.state_dict(), by_hand(scheduler=halving, base=several, accumulate=2))
 
 
 def test_join_is_reached_through_the_prepared_optimizer_too() -> None:

@@ -17,7 +17,7 @@ from gradweight import MultiObjectiveGradient
 from gradweight.rule import Rule
 
 from .gan import discriminator_losses, gan, gan_by_hand, generator_losses, state_of_gan
-from .problem import SlowNorms, assert_same, batches, by_hand, halving, losses, network, wrapped
+from .problem import SlowNorms, assert_same, batches, by_hand, halving, losses, network, several, wrapped
 
 # raised by Lightning about itself and its environment
 pytestmark = [
@@ -46,7 +46,7 @@ def loader() -> DataLoader[Any]:
 
 
 class Automatic(lightning.LightningModule):
-    def __init__(self, rule: Rule | None = None, base: Callable[..., torch.optim.Optimizer] = torch.optim.Adam) -> None:
+    def __init__(self, rule: Rule | None = None, base: Callable[..., Any] = torch.optim.Adam) -> None:
         super().__init__()
         self.net = network()
         self.rule, self.base = rule, base
@@ -177,3 +177,13 @@ def test_a_scheduler_that_hangs_on_the_base_is_refused_by_lightning(tmp_path: Pa
 
     with pytest.raises(MisconfigurationException, match="attached with an optimizer that wasn't returned"):
         trainer(tmp_path).fit(Wrong(), loader())
+
+
+def test_several_bases_resume_from_a_checkpoint(tmp_path: Path) -> None:
+    first = trainer(tmp_path, gradient_clip_val=0.5)
+    first.fit(Automatic(base=several), loader())
+    first.save_checkpoint(tmp_path / "last.ckpt")
+    module = Automatic(base=several)
+    again = trainer(tmp_path, max_epochs=2, gradient_clip_val=0.5)
+    again.fit(module, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
+    assert_same(module.net.state_dict(), by_hand(scheduler=halving, base=several, clip_norm=0.5, epochs=2))

@@ -13,7 +13,7 @@ from transformers import Trainer, TrainingArguments
 from gradweight import MultiObjectiveGradient
 from gradweight.rule import Rule
 
-from .problem import BATCH_SIZE, SlowNorms, assert_same, batches, by_hand, halving, losses, network, wrapped
+from .problem import BATCH_SIZE, SlowNorms, assert_same, batches, by_hand, halving, losses, network, several, wrapped
 
 
 class Model(nn.Module):
@@ -110,3 +110,10 @@ def test_a_scheduler_that_hangs_on_the_base_is_right_here_too(tmp_path: Path) ->
     host.lr_scheduler = halving(host.opt.base)
     host.train()
     assert_same(host.model.net.state_dict(), by_hand(scheduler=halving))
+
+
+def test_several_bases(tmp_path: Path) -> None:
+    host = trainer(tmp_path, base=several, gradient_accumulation_steps=2, max_grad_norm=0.5)
+    host.train()
+    expected = by_hand(scheduler=halving, base=several, accumulate=2, clip_norm=0.5)
+    assert_same(host.model.net.state_dict(), expected)
