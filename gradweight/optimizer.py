@@ -211,9 +211,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
             >>> from gradweight.rules import AngleBisector
             >>> net = torch.nn.Linear(2, 1, bias=False)
             >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
-            >>> a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-            >>> loss = opt.join({"a": net(a).sum(), "b": net(b).sum()})
-            >>> loss.backward()
+            >>> a, b = net(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))[:, 0]
+            >>> opt.join({"a": a, "b": b}).backward()
             >>> net.weight.grad
             tensor([[1., 1.]])
         """

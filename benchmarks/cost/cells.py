@@ -161,6 +161,10 @@ def _four_tasks_outputs(call: Call, batch: Batch) -> dict[str, Tensor]:
     return {"shared": shared, **errors}
 
 
+def _all_but_shared(outputs: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {name: loss for name, loss in outputs.items() if name != "shared"}
+
+
 CELLS: dict[str, Cell] = {
     "mlp": _gan("2-D MLP, 400 x 4, batch 128", lambda: mlp(400, 4), (128, 2), 60, compiles=True),
     "dcgan": _gan("DCGAN, batch 32", dcgan_discriminator, (32, 3, 32, 32), 160),
@@ -186,7 +190,7 @@ CELLS: dict[str, Cell] = {
         TransformerWithHeads,
         _four_tasks_batch,
         _four_tasks_outputs,
-        lambda outputs: {name: loss for name, loss in outputs.items() if name != "shared"},
+        _all_but_shared,
         rounds=30,
         compiles=True,
         shared="shared",
@@ -196,7 +200,7 @@ CELLS: dict[str, Cell] = {
         PerceptronWithHeads,
         _four_rows_batch,
         _four_tasks_outputs,
-        lambda outputs: {name: loss for name, loss in outputs.items() if name != "shared"},
+        _all_but_shared,
         rounds=30,
         shared="shared",
     ),

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from .calls import is_torchs, zero_grad
-from .step_hooks import fill_hook_tables, with_step_hooks, without_hooks
+from .step_hooks import fill_hook_tables, restore, with_step_hooks, without_hooks
 
 __all__ = ["SeveralOptimizers", "bases_of"]
 
@@ -133,8 +133,7 @@ class SeveralOptimizers(Optimizer):
         return without_hooks(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        fill_hook_tables(self)
+        restore(self, state)
 
     def __repr__(self) -> str:
         return f"SeveralOptimizers({self.optimizers!r})"

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 from torch.optim import Optimizer
 
-__all__ = ["fill_hook_tables", "with_step_hooks", "without_hooks"]
+__all__ = ["fill_hook_tables", "restore", "with_step_hooks", "without_hooks"]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -54,6 +54,12 @@ def fill_hook_tables(optimizer: Optimizer) -> None:
     optimizer._optimizer_load_state_dict_pre_hooks = OrderedDict()
     optimizer._optimizer_load_state_dict_post_hooks = OrderedDict()
     optimizer._warned_capturable_if_run_uncaptured = True
+
+
+def restore(optimizer: Optimizer, state: dict[str, Any]) -> None:
+    """Set the attributes that `without_hooks` returned, and empty hook tables."""
+    optimizer.__dict__.update(state)
+    fill_hook_tables(optimizer)
 
 
 def without_hooks(optimizer: Optimizer) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch.optim import Optimizer
 
-from .step_hooks import fill_hook_tables, without_hooks
+from .step_hooks import fill_hook_tables, restore, without_hooks
 
 __all__ = ["OptimizerWrapper"]
 
@@ -64,5 +64,4 @@ class OptimizerWrapper(Optimizer):
         return without_hooks(self)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
-        self.__dict__.update(state)
-        fill_hook_tables(self)
+        restore(self, state)

@@ -63,20 +63,6 @@ def test_the_prepared_loop(clip: dict[str, float], settings: dict[str, Any], lik
     assert_same(net.state_dict(), by_hand(scheduler=halving, base=torch.optim.SGD, **clip, **like))
 
 
-def test_several_bases() -> None:
-    accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
-    net = network()
-    opt = wrapped(net, base=several)
-    model, prepared, data, schedule = accelerator.prepare(net, opt, loader(), halving(opt))
-    for batch in data:
-        with accelerator.accumulate(model):
-            accelerator.backward(opt.join(losses(model, *batch)))
-            prepared.step()
-            schedule.step()
-            prepared.zero_grad()
-    assert_same(net.state_dict(), by_hand(scheduler=halving, base=several, accumulate=2))
-
-
 def test_join_is_reached_through_the_prepared_optimizer_too() -> None:
     accelerator = Accelerator(cpu=True)
     net = network()
@@ -88,18 +74,23 @@ def test_join_is_reached_through_the_prepared_optimizer_too() -> None:
     assert_same(net.state_dict(), by_hand())
 
 
-def test_a_scheduler_that_hangs_on_the_base_is_right_here_too() -> None:
+@pytest.mark.parametrize(
+    ("base", "scheduled"),
+    [(torch.optim.Adam, lambda opt: opt.base), (several, lambda opt: opt)],
+    ids=["a scheduler that hangs on the base", "several bases"],
+)
+def test_what_the_scheduler_hangs_on(base, scheduled) -> None:
     accelerator = Accelerator(cpu=True, gradient_accumulation_steps=2)
     net = network()
-    opt = wrapped(net)
-    model, prepared, data, schedule = accelerator.prepare(net, opt, loader(), halving(opt.base))
+    opt = wrapped(net, base=base)
+    model, prepared, data, schedule = accelerator.prepare(net, opt, loader(), halving(scheduled(opt)))
     for batch in data:
         with accelerator.accumulate(model):
             accelerator.backward(opt.join(losses(model, *batch)))
             prepared.step()
             schedule.step()
             prepared.zero_grad()
-    assert_same(net.state_dict(), by_hand(accumulate=2, scheduler=halving))
+    assert_same(net.state_dict(), by_hand(scheduler=halving, base=base, accumulate=2))
 
 
 @pytest.mark.parametrize("rule", [None, SlowNorms()], ids=["AngleBisector", "SlowNorms"])
