@@ -272,3 +272,11 @@ def test_a_host_that_multiplies_by_zero_gets_zeros():
     opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), AngleBisector())
     (0 * opt.join({"a": w.sum(), "b": w.exp().sum()})).backward()
     assert w.grad.tolist() == [0, 0]
+
+
+def test_losses_with_dimensions_of_size_one():
+    w = nn.Parameter(torch.ones(2))
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=0.1), Mean())
+    seen = opt.backward({"a": w.sum(), "b": w.sum(0, keepdim=True), "c": w.square().sum().view(1, 1)})
+    assert seen.losses.tolist() == [2, 2, 2]
+    torch.testing.assert_close(w.grad, torch.full((2,), 4 / 3))

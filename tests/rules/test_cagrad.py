@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gradweight.rules import CAGrad
+from gradweight.rules._solvers.ball import inverse_root
 
 from ..strategies import regular_sets, structured_sets, weights
 
@@ -148,3 +149,7 @@ def test_forward_mode_differentiation_agrees_with_reverse(m: int) -> None:
 def test_errors() -> None:
     with pytest.raises(ValueError, match=r"CAGrad needs c >= 0 and finite; got -0\.1"):
         CAGrad(-0.1)
+
+
+def test_the_inverse_of_a_length_of_zero_is_zero() -> None:
+    np.testing.assert_array_equal(inverse_root(np.array([4.0, 0.0])), [0.5, 0.0])
