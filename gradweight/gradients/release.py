@@ -48,8 +48,9 @@ def release_saved(nodes: Iterable[Node]) -> None:
         for name in _names_of_saved(type(node)):
             found = getattr(node, name)
             for saved in found if type(found) is tuple else (found,):
-                # nothing, or what hooks have moved elsewhere, which it is for them to free
-                tensor = saved.data
+                # nothing, or what hooks have moved elsewhere, which it is for them to free; a release of torch that
+                # does not tell the two from a tensor keeps it as long as the losses
+                tensor = getattr(saved, "data", None)
                 if isinstance(tensor, Tensor) and tensor.numel() >= FEWEST and saved.unpack_hook is None:
                     saved.register_hooks(_nothing, _refuse)  # the first is called at once: its result is what is saved
 
