@@ -129,7 +129,7 @@ def tests_of(file: Path) -> list[list[str]]:
         names = [n.name for n in ast.parse(file.read_text()).body if isinstance(n, ast.ClassDef)]
         return [*narrow, ["tests/rules", "-k", " or ".join(names)], ["tests/gradients/test_weighted.py"]]
     if inside.parts[0] == "rules":
-        some = ("papers", "cagrad", "nash", "dependent", "opposed", "upgrad", "dualproj", "mgda", "claims")
+        some = ("papers", "cagrad", "nash", "dependent", "opposed", "upgrad", "dualproj", "mgda")
         return [*narrow, ["tests/rules/_solvers"], [f"tests/rules/test_{name}.py" for name in some]]
     if inside.parts[0] == "gradients":
         return [*narrow, ["tests/gradients"], ["tests/step", "tests/test_not_finite.py", "tests/test_amp.py"]]
