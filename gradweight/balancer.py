@@ -92,7 +92,7 @@ class LossBalancer(nn.Module):
         if isinstance(rule, CoordinateRule):
             raise TypeError(f"LossBalancer needs a rule that gives one weight per loss; {rule!r} acts on coordinates")
         group = check_group(process_group, "all")
-        self._settings = Settings(combiner, None, {}, "autograd", False, None, refresh_every, group, "all")
+        self._settings = Settings(combiner, None, None, "autograd", False, None, refresh_every, group, "all")
         self._params = None if params is None else _tensors_in(params)
         self._saved: State = {}
         self._loaded = False

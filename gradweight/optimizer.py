@@ -14,9 +14,10 @@ from torch.optim import Optimizer
 
 from .combination import Combination
 from .contract.arguments import check_count, check_flag, loss_scale
-from .contract.base import checked_base, names_of
+from .contract.base import checked_base
 from .contract.calls import zero_grad
 from .contract.hosts import explain_to_accelerate
+from .contract.names import ParameterNames
 from .contract.step_hooks import with_step_hooks
 from .contract.wrapper import OptimizerWrapper
 from .distributed import Reduce, check_group
@@ -118,7 +119,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
     ) -> None:
         base = checked_base(base)
         group = check_group(process_group, reduce)
-        combiner, names = Combiner(rule), names_of(base, params)
+        combiner, names = Combiner(rule), ParameterNames(base, params)
         replay = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else None
         settings = Settings(combiner, replay, names, engine, accumulate, blocks, refresh_every, group, reduce)
         super().__init__(base)
@@ -284,7 +285,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, for the next `backward`."""
         self.base.add_param_group(param_group)
-        self._step.settings.names.update(names_of(self.base, None))
 
     def __repr__(self) -> str:
         return f"MultiObjectiveGradient({self.base!r}, {self.rule!r})"

@@ -4,18 +4,15 @@ from __future__ import annotations
 
 import inspect
 import sys
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch import Tensor
 from torch.optim import Optimizer, SparseAdam
 
-from .arguments import named_pairs
 from .several import SeveralOptimizers
 from .wrapper import OptimizerWrapper
 
-__all__ = ["check_state_dict", "checked_base", "names_of"]
+__all__ = ["check_state_dict", "checked_base"]
 
 _OWN_BACKWARD = ("first_step", "second_step", "set_closure", "fused_backward")
 """By what SAM and its kind, which go backward twice a step, and LOMO, which steps within the pass, are known."""
@@ -59,7 +56,8 @@ def _check_base(base: object) -> None:
             "base must take dense gradients, which combinations are, those of sparse embeddings too; got SparseAdam: "
             "use Adam"
         )
-    closure = inspect.signature(base.step).parameters.get("closure")
+    arguments = inspect.signature(base.step).parameters
+    closure = arguments.get("closure")
     if closure is not None and closure.default is inspect.Parameter.empty:
         raise TypeError(
             f"base must be an optimizer whose step() needs no closure; got {type(base).__name__}, which re-evaluates "
@@ -67,11 +65,12 @@ def _check_base(base: object) -> None:
             f"SGD here, and finish with {type(base).__name__} by itself on a fixed weighted sum of the losses, whose "
             "closure returns sum(w * loss for w, loss in zip(opt.last.weights, losses.values()))"
         )
-    own = next((name for name in _OWN_BACKWARD if callable(getattr(base, name, None))), None)
-    if own is not None:
+    own = [f"{name}()" for name in _OWN_BACKWARD if callable(getattr(base, name, None))]
+    own += ["step(hessian=)"] if "hessian" in arguments else []
+    if own:
         raise TypeError(
-            f"base must be an optimizer that steps along .grad; got {type(base).__name__}, whose {own}() is for loops "
-            "that run other backward passes than this one: use Adam or SGD here, or give it the one scalar of "
+            f"base must be an optimizer that steps along .grad alone; got {type(base).__name__}, whose {own[0]} is for "
+            "loops that run other backward passes than this one: use Adam or SGD here, or give it the one scalar of "
             "gradweight.LossBalancer"
         )
 
@@ -86,37 +85,6 @@ def _check_parameters(base: Optimizer) -> None:
                     f"in {p.dtype}, which is for storage: train bfloat16 or float32 parameters, and cast them to "
                     "float8 where they are used"
                 )
-
-
-def names_of(base: Optimizer, params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None) -> dict[Tensor, str]:
-    """The name of each parameter: from ``params`` if given, else as far as ``base`` was built with names.
-
-    A name that ``base`` has for several parameters, as those of two modules may, is none: torch allows it, and only who
-    asks for names needs to know.
-
-    Raises:
-        TypeError: ``params`` is no mapping and no pairs.
-        ValueError: ``params`` lacks a parameter of the base, or gives two of them one name.
-    """
-    if params is not None:
-        names = {p: name for name, p in named_pairs(params)}
-        twice = sorted(name for name, times in Counter(names.values()).items() if times > 1)
-        if twice:
-            raise ValueError(f"params must give every parameter a name of its own; {twice} name several")
-        for group in base.param_groups:
-            for p in group["params"]:
-                if p.requires_grad and p not in names:
-                    raise ValueError(
-                        f"params must name every parameter of the base; it lacks one of shape {tuple(p.shape)}"
-                    )
-        return names
-    named = [
-        (p, name)
-        for group in base.param_groups
-        for name, p in zip(group.get("param_names", ()), group["params"], strict=False)
-    ]
-    times = Counter(name for name, _ in {(name, id(p)) for p, name in named})
-    return {p: name for p, name in named if times[name] == 1}
 
 
 def check_state_dict(state_dict: Any, base: Optimizer) -> None:

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..combination import Combination
 from ..contract.arguments import check_count, check_flag
+from ..contract.names import ParameterNames
 from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
@@ -36,7 +37,7 @@ class Settings:
 
     combiner: Combiner
     replay: Replay | None
-    names: dict[Tensor, str]
+    names: ParameterNames | None
     engine: Engine
     accumulate: bool
     blocks: Blocks
@@ -77,4 +78,4 @@ class Settings:
 
     def names_of(self, params: list[Tensor]) -> list[str] | None:
         """The names of the parameters; None unless all are known."""
-        return [self.names[p] for p in params] if all(p in self.names for p in params) else None
+        return None if self.names is None else self.names.of(params)
