@@ -6,8 +6,7 @@ import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from copy import copy
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor
 from torch.optim import Optimizer
@@ -16,9 +15,10 @@ from .combination import Combination
 from .contract.arguments import check_count, check_flag, loss_scale
 from .contract.base import checked_base
 from .contract.calls import zero_grad
+from .contract.classes import class_of
 from .contract.hosts import explain_to_accelerate
 from .contract.names import ParameterNames
-from .contract.step_hooks import with_step_hooks
+from .contract.step_hooks import with_load_hooks, with_state_dict_hooks, with_step_hooks
 from .contract.wrapper import OptimizerWrapper
 from .distributed import Reduce, check_group
 from .gradients.engines import Engine
@@ -126,6 +126,24 @@ class MultiObjectiveGradient(OptimizerWrapper):
         self.rule = rule
         self.history: deque[Combination] = deque(maxlen=check_count("history", history, 0))
         self._step = Step(base, settings)
+
+    @classmethod
+    def of(cls, base: Callable[..., Optimizer | Sequence[Optimizer]], rule: Rule, **options: Any) -> type[Self]:
+        """A class whose objects are ``base(...)`` wrapped, for hosts that build the optimizer; it can be pickled.
+
+        Args:
+            base: a class of optimizers, or a function from parameters to an optimizer, or to several.
+            rule, **options: as for the wrapper.
+
+        Example:
+            >>> import torch
+            >>> from gradweight.rules import AngleBisector
+            >>> Adam = MultiObjectiveGradient.of(torch.optim.Adam, AngleBisector())
+            >>> opt = Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3)
+            >>> issubclass(Adam, torch.optim.Optimizer), opt.param_groups[0]["lr"]
+            (True, 0.001)
+        """
+        return class_of(cls, base, rule, options)
 
     @property
     def last(self) -> Combination | None:
@@ -256,31 +274,21 @@ class MultiObjectiveGradient(OptimizerWrapper):
         self._step.deferred = None
         zero_grad(self.base, set_to_none)
 
+    @with_state_dict_hooks
     def state_dict(self) -> dict[str, Any]:
         """The base optimizer's state dict, which loads into the bare base as well; a rule's state travels in it."""
-        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
-            pre_hook(self)
         explain_to_accelerate()  # whose prepare() asks for this first
-        state_dict = save(self.base)
-        for post_hook in self._optimizer_state_dict_post_hooks.values():
-            replaced = post_hook(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
-        return state_dict
+        return save(self.base)
 
+    @with_load_hooks
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Load what `state_dict`, or the bare base's, returned.
 
         Raises:
             TypeError, ValueError: no state dict, other groups, an unreadable rule's state; nothing has been loaded.
         """
-        state_dict = copy(state_dict)  # hooks may change it; the caller's own stays as it is
-        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
-            replaced = pre_hook(self, state_dict)
-            state_dict = state_dict if replaced is None else replaced
         load(self.base, state_dict)
         self._step.after_load()
-        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
-            post_hook(self)
 
     def add_param_group(self, param_group: dict[str, Any]) -> None:
         """Add a group to the base, for the next `backward`."""

@@ -1,4 +1,5 @@
-"""Step hooks: those of the wrapper, run around its step, which are not those that torch runs around every optimizer's.
+"""Hooks of the wrapper: around its step, which are not those that torch runs around every optimizer's, and around its
+state dict.
 
 What torch itself puts around ``step`` also runs the hooks that were registered for all optimizers. The base is one: it
 runs them, and a wrapper that did so as well would have them act on the same gradients a second time.
@@ -6,6 +7,7 @@ runs them, and a wrapper that did so as well would have them act on the same gra
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections import OrderedDict
 from collections.abc import Callable
@@ -13,7 +15,14 @@ from typing import Any, TypeVar
 
 from torch.optim import Optimizer
 
-__all__ = ["fill_hook_tables", "restore", "with_step_hooks", "without_hooks"]
+__all__ = [
+    "fill_hook_tables",
+    "restore",
+    "with_load_hooks",
+    "with_state_dict_hooks",
+    "with_step_hooks",
+    "without_hooks",
+]
 
 T = TypeVar("T", bound=Callable[..., Any])
 
@@ -41,6 +50,38 @@ def with_step_hooks(step: T) -> T:
         for post_hook in optimizer._optimizer_step_post_hooks.values():
             post_hook(optimizer, args, kwargs)
         return result
+
+    return hooked  # type: ignore[return-value]
+
+
+def with_state_dict_hooks(state_dict: T) -> T:
+    """The method with the hooks of `register_state_dict_pre_hook` and its post hooks before and after it."""
+
+    @functools.wraps(state_dict)
+    def hooked(self: Any) -> dict[str, Any]:
+        for pre_hook in self._optimizer_state_dict_pre_hooks.values():
+            pre_hook(self)
+        result: dict[str, Any] = state_dict(self)
+        for post_hook in self._optimizer_state_dict_post_hooks.values():
+            replaced = post_hook(self, result)
+            result = result if replaced is None else replaced
+        return result
+
+    return hooked  # type: ignore[return-value]
+
+
+def with_load_hooks(load_state_dict: T) -> T:
+    """The method with the hooks of `register_load_state_dict_pre_hook` and its post hooks before and after it."""
+
+    @functools.wraps(load_state_dict)
+    def hooked(self: Any, state_dict: dict[str, Any]) -> None:
+        state_dict = copy.copy(state_dict)  # hooks may change it; the caller's own stays as it is
+        for pre_hook in self._optimizer_load_state_dict_pre_hooks.values():
+            replaced = pre_hook(self, state_dict)
+            state_dict = state_dict if replaced is None else replaced
+        load_state_dict(self, state_dict)
+        for post_hook in self._optimizer_load_state_dict_post_hooks.values():
+            post_hook(self)
 
     return hooked  # type: ignore[return-value]
 
