@@ -31,8 +31,9 @@ class Combination:
             gradient is known (`refresh_every`, and rules that need no gradients).
         weights: (m,) weights; NaN for a rule that acts on coordinates, which has none, and where `blocks` have
             weights of their own.
-        blocks: the combination of each block, if there are several; then `gram` is the sum of theirs and of that of
-            the parameters that are left alone.
+        blocks: the combination of each block, with ``blocks=`` or ``trunk=``; then `gram` is the sum of theirs and of
+            that of the parameters that are left alone. Of a single block, such as a trunk, `gram` and `weights` are the
+            block's.
 
     Example:
         >>> gram = torch.tensor([[4.0, -3.0], [-3.0, 9.0]])

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .combination import Combination
@@ -24,7 +24,7 @@ from .distributed import Reduce, check_group
 from .gradients.engines import Engine
 from .gradients.losses import Losses
 from .rule import Rule
-from .step.blocks import Blocks
+from .step.blocks import Blocks, blocks_or_trunk
 from .step.combiner import Combiner
 from .step.replay import Replay
 from .step.rule_state import load, save
@@ -67,6 +67,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
             leaves the parameter alone: the plain sum of its gradients. Each block has its own Gram matrix and
             weights, so a rule's guarantee holds within every block, and where it is about angles or conflicts
             also for the whole, since inner products add up over blocks; a normalization holds per block only.
+        trunk: the module that all losses share (or its parameters): the rule is shown the gradients at these, and
+            every other parameter, those of the tasks' heads, is left alone. Instead of ``blocks``.
         refresh_every: n holds the weights for the n - 1 steps after the one that found them; those cost one backward
             of the weighted sum. Weights are found for each set of losses by itself. Exact: the direction is the one
             that these weights give. Approximate: the rule's guarantees are for the gradients of the step that was
@@ -111,6 +113,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         params: Iterable[tuple[str, Tensor]] | Mapping[str, Tensor] | None = None,
         accumulate: bool = True,
         blocks: Blocks = None,
+        trunk: nn.Module | Iterable[Tensor] | None = None,
         refresh_every: int = 1,
         history: int = 0,
         process_group: ProcessGroup | bool | None = None,
@@ -121,6 +124,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         group = check_group(process_group, reduce)
         combiner, names = Combiner(rule), ParameterNames(base, params)
         replay = Replay(combiner) if check_flag("cuda_graphs", cuda_graphs) else None
+        blocks = blocks_or_trunk(base, blocks, trunk)
         settings = Settings(combiner, replay, names, engine, accumulate, blocks, refresh_every, group, reduce)
         super().__init__(base)
         self.rule = rule

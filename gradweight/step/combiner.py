@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import re
 from collections.abc import Callable, Sequence
@@ -173,6 +174,8 @@ class Combiner:
         # every rule has answered: now nothing can fail that would leave some blocks written and others not
         for block, (weights, directions) in decided.items():
             _write(rows[block], weights, directions, [out[i] for i in members[block]])
+        if len(combinations) == 1:  # then there are weights: what lies outside of the block has been left alone
+            return dataclasses.replace(*combinations.values(), blocks=combinations), changed
         _, losses = next(iter(grams.values()))
         whole = Combination(accumulated.names, losses, total, torch.full_like(total[0], torch.nan), combinations)
         return whole, changed

@@ -104,7 +104,8 @@ class MicroBatch:
         if self.settings.blocks is None:
             return None
         group = {p: i for i, members in enumerate(self.param_groups) for p in members["params"]}
-        return block_of_each(self.settings.blocks, [group[p] for p in params], self.settings.names_of(params))
+        groups, names = [group[p] for p in params], self.settings.names_of(params)
+        return block_of_each(self.settings.blocks, params, groups, names)
 
     def check_signals(self) -> None:
         """Raise `TypeError` unless the rule gets the signals that it needs, and no others, all of them numbers."""

@@ -14,7 +14,7 @@ from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES, Engine
 from ..rule import CoordinateRule, State, StatefulRule
-from .blocks import Blocks, check_blocks
+from .blocks import Blocks, Trunk, check_blocks
 from .combiner import Combiner
 from .combiner_input import CombinerInput
 from .replay import Replay
@@ -73,7 +73,7 @@ class Settings:
     @property
     def described(self) -> str:
         """What must be the same on all processes that take a step together."""
-        blocks = self.blocks if isinstance(self.blocks, str | None) else "by a function"
+        blocks = self.blocks if isinstance(self.blocks, str | Trunk | None) else "by a function"
         return f"{self.combiner.name}, reduce={self.reduce!r}, blocks={blocks!r}, refresh_every={self.refresh_every}"
 
     def names_of(self, params: list[Tensor]) -> list[str] | None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.rules import AngleBisector, Sum
+from gradweight.rules import AngleBisector, Sum, from_torchjd
 
 
 def network() -> nn.ModuleDict:
@@ -177,3 +179,73 @@ def test_blocks_that_match_nothing(blocks, error, match):
     with pytest.raises(error, match=match):
         opt.backward({"a": net(x).sum(), "b": net(x).square().sum()})
     assert all(p.grad is None for p in net.parameters())
+
+
+# ---- a trunk
+
+
+def test_a_trunk_is_the_peers_backward_for_multi_task_learning() -> None:
+    autojac, aggregation = pytest.importorskip("torchjd.autojac"), pytest.importorskip("torchjd.aggregation")
+    ours, theirs = network(), network()
+    x = torch.linspace(-1, 1, 18, dtype=torch.float64).view(6, 3)
+    rule = from_torchjd(aggregation.UPGradWeighting())
+    opt = MultiObjectiveGradient(torch.optim.SGD(ours.parameters(), lr=0.1), rule, trunk=ours["trunk"])
+    peer = torch.optim.SGD(theirs.parameters(), lr=0.1)
+    for _ in range(20):
+        opt.zero_grad()
+        opt.backward(losses(ours))
+        opt.step()
+
+        peer.zero_grad()
+        features = theirs["trunk"](x)
+        values = [
+            theirs["left"](features).square().mean(),
+            7 * (theirs["right"](features) - 1).abs().mean(),
+        ]
+        autojac.mtl_backward(values, features=features)
+        autojac.jac_to_grad(theirs["trunk"].parameters(), aggregation.UPGrad())
+        peer.step()
+    for p, q in zip(ours.parameters(), theirs.parameters(), strict=True):
+        torch.testing.assert_close(p, q, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("given", [lambda net: net["trunk"], lambda net: net["trunk"].parameters()])
+def test_a_trunk_is_a_function_of_the_name(given) -> None:
+    one, other = network(), network()
+    with_trunk = MultiObjectiveGradient(torch.optim.Adam(one.parameters()), AngleBisector(), trunk=given(one))
+    by_name = MultiObjectiveGradient(
+        torch.optim.Adam(other.named_parameters()),
+        AngleBisector(),
+        blocks=lambda name: "trunk" if name.startswith("trunk") else None,
+    )
+    seen, expected = with_trunk.backward(losses(one)), by_name.backward(losses(other))
+    for p, q in zip(one.parameters(), other.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+    # what the rule was shown, and answered
+    assert torch.equal(seen.gram, expected.blocks["trunk"].gram)
+    assert torch.equal(seen.weights, AngleBisector()(seen.gram))
+
+
+def test_a_copy_has_the_trunk_of_the_copied_network() -> None:
+    net = network()
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector(), trunk=net["trunk"])
+    net_copy, opt_copy = copy.deepcopy((net, opt))
+    for some, wrapped in ((net, opt), (net_copy, opt_copy)):
+        wrapped.backward(losses(some))
+    for p, q in zip(net.parameters(), net_copy.parameters(), strict=True):
+        assert torch.equal(p.grad, q.grad)
+
+
+def test_what_is_no_trunk() -> None:
+    net = network()
+    base = torch.optim.SGD(net.parameters(), lr=0.1)
+    with pytest.raises(TypeError, match="trunk must be the module that all losses share, or its parameters; got str"):
+        MultiObjectiveGradient(base, Sum(), trunk="trunk")
+    with pytest.raises(TypeError, match=r"got Tensor .for the tensor that it returns there is shared="):
+        MultiObjectiveGradient(base, Sum(), trunk=torch.ones(2))
+    with pytest.raises(ValueError, match="of its 2 there are none among the base's 8"):
+        MultiObjectiveGradient(base, Sum(), trunk=nn.Linear(2, 2))
+    with pytest.raises(ValueError, match=r"trunk= is one block.* needs blocks=None; got 'layer'"):
+        MultiObjectiveGradient(base, Sum(), blocks="layer", trunk=net["trunk"])
+    with pytest.raises(ValueError, match="got blocks=a trunk of 4 parameters"):
+        MultiObjectiveGradient(base, Sum(), trunk=net["trunk"], refresh_every=2)
