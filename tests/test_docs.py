@@ -22,7 +22,7 @@ HOSTS = [
 ]
 
 # packages that a page may show, and that nothing here depends on
-PEERS = {"torchjd"}
+PEERS = {"torchjd", "conflictfree"}
 
 
 def blocks(text: str) -> list[tuple[int, str]]:
