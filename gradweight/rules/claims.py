@@ -7,15 +7,15 @@ rounding; a rule that holds it in some cases only does not claim it.
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from .. import rules
 from ..rule import Rule
 from ._claim import NAMES, Claims
+from ._claim_tables import tables, write_tables
 
-__all__ = ["CLAIMS", "GAN_SCORES", "NAMES", "Claims", "claims_table"]
+__all__ = ["CLAIMS", "GAN_SCORES", "GROUPS", "NAMES", "Claims", "claims_table"]
 
 GAN_SCORES = {"real_score": 0.6, "fake_score": 0.3}
 """Mean scores for which `AdaptiveWeights` favours neither of its losses."""
@@ -39,252 +39,248 @@ def _claims(rule: Rule, words: str, use: str, **fields: Any) -> Claims:
     return Claims(rule, use, **fields)
 
 
-CLAIMS: tuple[Claims, ...] = (
-    _claims(rules.Sum(), "pareto linear blind", "a first baseline: what plain training does"),
-    _claims(rules.Mean(), "pareto linear blind", "the same with a step that does not grow with the number of losses"),
-    _claims(
-        rules.Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
-        "ordered pareto linear blind",
-        "weights that you have tuned, and want to keep",
+GROUPS: dict[str, tuple[Claims, ...]] = {
+    "A baseline": (
+        _claims(rules.Sum(), "pareto linear blind", "a first baseline: what plain training does"),
+        _claims(
+            rules.Mean(), "pareto linear blind", "the same with a step that does not grow with the number of losses"
+        ),
+        _claims(
+            rules.Constant({name: 1 + i / 8 for i, name in enumerate(NAMES)}),
+            "ordered pareto linear blind",
+            "weights that you have tuned, and want to keep",
+        ),
+        _claims(rules.Random(), "ordered pareto linear blind", "a litmus test: what does no better has learnt nothing"),
     ),
-    _claims(
-        rules.AngleBisector(),
-        "no-conflict unit-length scale-free",
-        "adversarial losses, or any few losses that must all fall at one rate, whatever their scales",
+    "No loss may rise": (
+        _claims(
+            rules.UPGrad(),
+            "no-conflict pareto linear",
+            "any losses that must not rise, each with a say in proportion to its gradient",
+        ),
+        _claims(rules.DualProj(), "no-conflict pareto", "the mean loss, as long as no loss rises"),
+        _claims(
+            rules.AngleBisector(),
+            "no-conflict unit-length scale-free",
+            "adversarial losses, or any few losses that must all fall at one rate, whatever their scales",
+        ),
+        _claims(
+            rules.NashMTL(),
+            "no-conflict unit-length scale-free pareto",
+            "tasks of very different scales that must all improve",
+        ),
+        _claims(
+            rules.FairGrad(alpha=0.5),
+            "no-conflict pareto",
+            "a compromise between all tasks improving and the most improvement in sum",
+            degree=1 / 3,
+            setting="(alpha=0.5)",
+        ),
+        _claims(
+            rules.MGDA(),
+            "no-conflict pareto",
+            "losses that are all nearly solved, or finding out whether all can still fall",
+        ),
     ),
-    _claims(
-        rules.OrthogonalProjection(favour="a"),
-        "no-conflict unit-length scale-free ordered",
-        "one loss may be followed only as far as it leaves the others unchanged",
-        needs=("a",),
+    "One loss comes first": (
+        _claims(
+            rules.PCD("a"),
+            "scale-free ordered pareto",
+            "one primary loss, and a guaranteed share of progress for each of the others",
+            needs=("a",),
+        ),
+        _claims(
+            rules.OrthogonalProjection(favour="a"),
+            "no-conflict unit-length scale-free ordered",
+            "one loss may be followed only as far as it leaves the others unchanged",
+            needs=("a",),
+        ),
+        _claims(
+            rules.OrthogonalProjection(favour="a", when="conflict"),
+            "no-conflict unit-length scale-free ordered pareto",
+            "one main loss, and auxiliary ones that must not rise",
+            setting='(when="conflict")',
+            needs=("a",),
+        ),
+        _claims(
+            rules.MetaBalance("a"),
+            "ordered pareto",
+            "one task that counts, and auxiliary ones whose gradients are of other sizes",
+        ),
+        _claims(
+            rules.VQGANWeight("a", "b"),
+            "ordered pareto",
+            "a reconstruction and an adversarial loss in one generator",
+            losses=(2, 16),
+        ),
     ),
-    _claims(
-        rules.OrthogonalProjection(favour="a", when="conflict"),
-        "no-conflict unit-length scale-free ordered pareto",
-        "one main loss, and auxiliary ones that must not rise",
-        setting='(when="conflict")',
-        needs=("a",),
+    "Losses of different scales, by their gradients": (
+        _claims(
+            rules.NormBalance(),
+            "unit-length scale-free pareto",
+            "a codec or vocoder with many losses: say what share each one has",
+        ),
+        _claims(rules.GradNorm(), "scale-free pareto", "tasks that should train at one pace, whatever their scales"),
+        _claims(
+            rules.PINNAnnealing("a"),
+            "ordered pareto",
+            "a physics-informed network whose boundary gradients are too small, as published",
+        ),
+        _claims(
+            rules.PINNNormAnnealing("a"),
+            "ordered pareto",
+            "a physics-informed network whose boundary gradients are too small",
+        ),
+        _claims(
+            rules.NTKWeight(),
+            "pareto",
+            "a physics-informed network whose losses converge at different speeds, by their kernels",
+        ),
+        _claims(
+            rules.IMTLG(),
+            "",
+            "equal progress on a few tasks; for more than two prefer AngleBisector or ConFIG, which cannot turn round",
+        ),
+        _claims(rules.AlignedMTL(), "pareto", "tasks whose gradients are nearly parallel or of very different norms"),
+        _claims(
+            rules.ConFIG(),
+            "",
+            "a physics-informed network: losses of very different scales, the step as long as they agree",
+        ),
     ),
-    _claims(
-        rules.AdaptiveWeights(real="a", fake="b"),
-        "ordered",
-        "a GAN's discriminator, guided by its own scores",
-        degree=None,
-        losses=(2, 16),
-        signals=GAN_SCORES,
+    "Losses of different scales or speeds, by their values, for one backward": (
+        _claims(rules.GeometricMean(), "scale-free pareto blind", "losses of different scales, with nothing to tune"),
+        _claims(
+            rules.Uncertainty(),
+            "pareto blind",
+            "regression losses of different noise, from their values alone",
+            degree=None,
+        ),
+        _claims(rules.IMTLL(), "pareto blind", "losses of different scales, from their values alone", degree=None),
+        _claims(
+            rules.FAMO(),
+            "scale-free pareto blind",
+            "many tasks that should fall at one relative rate, from their values alone",
+        ),
+        _claims(rules.DWA(), "pareto blind", "supervised tasks over many epochs, from their values alone"),
+        _claims(rules.ResNorm(), "scale-free pareto blind", "GradNorm's idea, from the values of the losses alone"),
+        _claims(
+            rules.SoftAdapt(),
+            "pareto blind",
+            "losses that fall at different rates from step to step, from their values alone",
+            degree=None,
+        ),
+        _claims(
+            rules.SoftAdapt(beta=1.0, rates="ratios"),
+            "pareto linear blind",
+            "the same by relative rates, whatever the losses' scales",
+            setting='(rates="ratios")',
+        ),
+        _claims(
+            rules.ReLoBRaLo(),
+            "pareto linear blind",
+            "a physics-informed network with losses that fall at different rates, from their values alone",
+        ),
     ),
-    _claims(
-        rules.AdaptiveWeights(real="a", fake="b", epsilon=0.0),
-        "no-conflict unit-length scale-free ordered pareto",
-        "the same without the paper's constant, which lets gradients conflict",
-        setting="(epsilon=0)",
-        losses=(2, 2),
-        signals=GAN_SCORES,
+    "A trade-off that you choose": (
+        _claims(
+            rules.EPO(),
+            "pareto",
+            "a chosen trade-off by the losses' proportions, reached exactly",
+        ),
+        _claims(
+            rules.SmoothTchebycheff(), "pareto blind", "a chosen trade-off, one on a concave front too", degree=None
+        ),
+        _claims(
+            rules.PBI(),
+            "blind",
+            "a chosen trade-off by the losses' proportions, from their values alone",
+        ),
+        _claims(
+            rules.COSMOS(),
+            "blind",
+            "the same as a weighted sum that is drawn to those proportions",
+            degree=None,
+        ),
     ),
-    _claims(rules.AdvAs(penalty="a"), "ordered pareto", "a GAN's generator with the AdvAs penalty"),
-    _claims(rules.Random(), "ordered pareto linear blind", "a litmus test: what does no better has learnt nothing"),
-    _claims(rules.PCGrad(), "ordered pareto linear", "a few tasks that conflict now and then"),
-    _claims(
-        rules.PCGrad(),
-        "no-conflict pareto linear",
-        "the same for two losses, where the order makes no difference",
-        setting="(two losses)",
-        losses=(1, 2),
+    "Compromises between tasks, as published": (
+        _claims(rules.CAGrad(), "pareto", "the mean loss, with an eye on the loss that is worst off"),
+        _claims(rules.PCGrad(), "ordered pareto linear", "a few tasks that conflict now and then"),
+        _claims(
+            rules.PCGrad(),
+            "no-conflict pareto linear",
+            "the same for two losses, where the order makes no difference",
+            setting="(two losses)",
+            losses=(1, 2),
+        ),
+        _claims(
+            rules.GradVac(),
+            "ordered pareto linear",
+            "many related tasks (languages, say) whose gradients usually agree",
+        ),
+        _claims(rules.GradDrop(), "pareto jumps", "many tasks, and noise to escape from compromises between them"),
     ),
-    _claims(
-        rules.GradVac(), "ordered pareto linear", "many related tasks (languages, say) whose gradients usually agree"
+    "Small batches, and gradients that may be corrupt": (
+        _claims(rules.SDMGrad(), "ordered pareto", "small batches, and the mean loss matters most"),
+        _claims(rules.MoDo(), "pareto", "small batches: MGDA's weights, approached over many steps", degree=None),
+        _claims(rules.Krum(), "pareto", "gradients of several sources, a few of which may be corrupt", losses=(4, 16)),
+        _claims(rules.TrimmedMean(), "", "the same, coordinate by coordinate", losses=(3, 16)),
     ),
-    _claims(
-        rules.CRMOGM(rules.AngleBisector()),
-        "unit-length scale-free",
-        "small batches: any other rule, its weights averaged over steps",
+    "Round another rule": (
+        _claims(
+            rules.CRMOGM(rules.AngleBisector()),
+            "unit-length scale-free",
+            "small batches: any other rule, its weights averaged over steps",
+        ),
+        _claims(
+            rules.Normalized(rules.UPGrad()),
+            "no-conflict unit-length scale-free pareto",
+            "any rule, where the scales of the losses are not to count",
+        ),
+        _claims(
+            rules.Normalized(rules.UPGrad(), by="loss"),
+            "no-conflict scale-free pareto",
+            "the same by relative progress: the gradients of the losses' logarithms",
+            setting='(by="loss")',
+            degree=0,
+        ),
+        _claims(
+            rules.Fade(rules.Sum(), rules.UPGrad(), steps=20),
+            "pareto linear",
+            "a schedule: the weights of one rule at first, of another in the end",
+        ),
     ),
-    _claims(
-        rules.Normalized(rules.UPGrad()),
-        "no-conflict unit-length scale-free pareto",
-        "any rule, where the scales of the losses are not to count",
+    "A GAN": (
+        _claims(
+            rules.AdaptiveWeights(real="a", fake="b"),
+            "ordered",
+            "a GAN's discriminator, guided by its own scores",
+            degree=None,
+            losses=(2, 16),
+            signals=GAN_SCORES,
+        ),
+        _claims(
+            rules.AdaptiveWeights(real="a", fake="b", epsilon=0.0),
+            "no-conflict unit-length scale-free ordered pareto",
+            "the same without the paper's constant, which lets gradients conflict",
+            setting="(epsilon=0)",
+            losses=(2, 2),
+            signals=GAN_SCORES,
+        ),
+        _claims(rules.AdvAs(penalty="a"), "ordered pareto", "a GAN's generator with the AdvAs penalty"),
     ),
-    _claims(
-        rules.Normalized(rules.UPGrad(), by="loss"),
-        "no-conflict scale-free pareto",
-        "the same by relative progress: the gradients of the losses' logarithms",
-        setting='(by="loss")',
-        degree=0,
-    ),
-    _claims(
-        rules.Fade(rules.Sum(), rules.UPGrad(), steps=20),
-        "pareto linear",
-        "a schedule: the weights of one rule at first, of another in the end",
-    ),
-    _claims(rules.Krum(), "pareto", "gradients of several sources, a few of which may be corrupt", losses=(4, 16)),
-    _claims(rules.TrimmedMean(), "", "the same, coordinate by coordinate", losses=(3, 16)),
-    _claims(rules.GradDrop(), "pareto jumps", "many tasks, and noise to escape from compromises between them"),
-    _claims(
-        rules.NormBalance(),
-        "unit-length scale-free pareto",
-        "a codec or vocoder with many losses: say what share each one has",
-    ),
-    _claims(
-        rules.MetaBalance("a"),
-        "ordered pareto",
-        "one task that counts, and auxiliary ones whose gradients are of other sizes",
-    ),
-    _claims(
-        rules.PCD("a"),
-        "scale-free ordered pareto",
-        "one primary loss, and a guaranteed share of progress for each of the others",
-        needs=("a",),
-    ),
-    _claims(
-        rules.VQGANWeight("a", "b"),
-        "ordered pareto",
-        "a reconstruction and an adversarial loss in one generator",
-        losses=(2, 16),
-    ),
-    _claims(
-        rules.PINNAnnealing("a"),
-        "ordered pareto",
-        "a physics-informed network whose boundary gradients are too small, as published",
-    ),
-    _claims(
-        rules.PINNNormAnnealing("a"),
-        "ordered pareto",
-        "a physics-informed network whose boundary gradients are too small",
-    ),
-    _claims(
-        rules.NTKWeight(),
-        "pareto",
-        "a physics-informed network whose losses converge at different speeds, by their kernels",
-    ),
-    _claims(rules.GradNorm(), "scale-free pareto", "tasks that should train at one pace, whatever their scales"),
-    _claims(
-        rules.Uncertainty(),
-        "pareto blind",
-        "regression losses of different noise, from their values alone",
-        degree=None,
-    ),
-    _claims(rules.IMTLL(), "pareto blind", "losses of different scales, from their values alone", degree=None),
-    _claims(rules.DWA(), "pareto blind", "supervised tasks over many epochs, from their values alone"),
-    _claims(
-        rules.ReLoBRaLo(),
-        "pareto linear blind",
-        "a physics-informed network with losses that fall at different rates, from their values alone",
-    ),
-    _claims(
-        rules.SoftAdapt(),
-        "pareto blind",
-        "losses that fall at different rates from step to step, from their values alone",
-        degree=None,
-    ),
-    _claims(
-        rules.SoftAdapt(beta=1.0, rates="ratios"),
-        "pareto linear blind",
-        "the same by relative rates, whatever the losses' scales",
-        setting='(rates="ratios")',
-    ),
-    _claims(rules.ResNorm(), "scale-free pareto blind", "GradNorm's idea, from the values of the losses alone"),
-    _claims(
-        rules.FAMO(),
-        "scale-free pareto blind",
-        "many tasks that should fall at one relative rate, from their values alone",
-    ),
-    _claims(rules.SmoothTchebycheff(), "pareto blind", "a chosen trade-off, one on a concave front too", degree=None),
-    _claims(
-        rules.EPO(),
-        "pareto",
-        "a chosen trade-off by the losses' proportions, reached exactly",
-    ),
-    _claims(
-        rules.PBI(),
-        "blind",
-        "a chosen trade-off by the losses' proportions, from their values alone",
-    ),
-    _claims(
-        rules.COSMOS(),
-        "blind",
-        "the same as a weighted sum that is drawn to those proportions",
-        degree=None,
-    ),
-    _claims(rules.GeometricMean(), "scale-free pareto blind", "losses of different scales, with nothing to tune"),
-    _claims(
-        rules.UPGrad(),
-        "no-conflict pareto linear",
-        "any losses that must not rise, each with a say in proportion to its gradient",
-    ),
-    _claims(rules.DualProj(), "no-conflict pareto", "the mean loss, as long as no loss rises"),
-    _claims(
-        rules.MGDA(),
-        "no-conflict pareto",
-        "losses that are all nearly solved, or finding out whether all can still fall",
-    ),
-    _claims(rules.CAGrad(), "pareto", "the mean loss, with an eye on the loss that is worst off"),
-    _claims(
-        rules.NashMTL(),
-        "no-conflict unit-length scale-free pareto",
-        "tasks of very different scales that must all improve",
-    ),
-    _claims(
-        rules.FairGrad(alpha=0.5),
-        "no-conflict pareto",
-        "a compromise between all tasks improving and the most improvement in sum",
-        degree=1 / 3,
-        setting="(alpha=0.5)",
-    ),
-    _claims(
-        rules.ConFIG(),
-        "",
-        "a physics-informed network: losses of very different scales, the step as long as they agree",
-    ),
-    _claims(
-        rules.IMTLG(),
-        "",
-        "equal progress on a few tasks; for more than two prefer AngleBisector or ConFIG, which cannot turn round",
-    ),
-    _claims(rules.AlignedMTL(), "pareto", "tasks whose gradients are nearly parallel or of very different norms"),
-    _claims(rules.SDMGrad(), "ordered pareto", "small batches, and the mean loss matters most"),
-    _claims(rules.MoDo(), "pareto", "small batches: MGDA's weights, approached over many steps", degree=None),
-)
-"""The rules of `gradweight.rules`, each with what it claims."""
+}
+"""The rules of `gradweight.rules`, each with what it claims, by what one may want of them."""
+
+CLAIMS: tuple[Claims, ...] = tuple(claims for group in GROUPS.values() for claims in group)
+"""All of them."""
 
 
 def claims_table() -> str:
-    """The list as a Markdown table, as it stands in the documentation."""
-    columns: dict[str, Callable[[Claims], str]] = {
-        "rule": lambda c: f"`{c.name}`",
-        "computed from": lambda c: c.kind,
-        "no conflict": lambda c: _mark(c.non_conflicting),
-        "step is as long as": lambda c: _growth(c.degree),
-        "ignores scale of a loss": lambda c: _mark(c.invariant_to_loss_scale),
-        "ignores order": lambda c: _mark(c.permutation_equivariant),
-        "stops only at Pareto points": lambda c: _mark(c.vanishes_only_where_stationary),
-        "linear": lambda c: _mark(c.linear_under_scaling),
-        "differentiable": lambda c: _mark(c.differentiable),
-        "losses": lambda c: f"{c.losses[0]} to {c.losses[1]}",
-        "for": lambda c: c.use,
-    }
-    lines = ["| " + " | ".join(columns) + " |", "| " + " | ".join("---" for _ in columns) + " |"]
-    lines += ["| " + " | ".join(column(claims) for column in columns.values()) + " |" for claims in CLAIMS]
-    return "\n".join(lines)
-
-
-def _growth(degree: float | None) -> str:
-    if degree is None:
-        return ""
-    return {0.0: "always", 1.0: "the gradients"}.get(degree, f"the gradients to the {degree:.2g}")
-
-
-def _mark(claimed: bool) -> str:
-    return "yes" if claimed else ""
-
-
-def write_table(page: Path) -> None:
-    """Put the table between the marks of a Markdown page."""
-    before, marked = page.read_text().split("<!-- claims:", 1)
-    mark, rest = marked.split("-->", 1)
-    after = rest.split("<!-- end of claims -->", 1)[1]
-    page.write_text(f"{before}<!-- claims:{mark}-->\n{claims_table()}\n\n<!-- end of claims -->{after}")
+    """The list as Markdown tables, one for each group, as they stand in the documentation."""
+    return tables(GROUPS)
 
 
 if __name__ == "__main__":
     for page in sys.argv[1:]:
-        write_table(Path(page))
+        write_tables(Path(page), claims_table())
