@@ -30,7 +30,7 @@ class NTKWeight:
 
     Signals:
         losses: supplied automatically.
-        traces: (m,), the traces of the kernels of the residuals, such as `gradweight.ntk.kernel_trace` estimates;
+        traces: (m,), the traces of the kernels of the residuals, such as `gradweight.pinn.kernel_trace` estimates;
             None: from Gram matrix and losses.
 
     Raises:

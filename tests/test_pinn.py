@@ -1,11 +1,11 @@
-"""Traces of neural tangent kernels by probes, against the Jacobian, and the rule that takes them."""
+"""Traces of neural tangent kernels by probes, against the Jacobian; weights of points, against their recursion."""
 
 import pytest
 import torch
 from torch import nn
 
 from gradweight import MultiObjectiveGradient
-from gradweight.ntk import kernel_trace
+from gradweight.pinn import kernel_trace, residual_attention
 from gradweight.rules import NTKWeight
 
 
@@ -56,3 +56,24 @@ def test_errors(problem):
         kernel_trace(net(x), net.parameters(), probes=0)
     with pytest.raises(ValueError, match="needs a residual with a graph"):
         kernel_trace(x, net.parameters())
+
+
+def test_attention_is_the_recursion_and_bounded():
+    torch.manual_seed(0)
+    weights, expected = torch.zeros(2, 3, dtype=torch.float64), torch.zeros(2, 3, dtype=torch.float64)
+    for _ in range(50):
+        residual = torch.randn(2, 3, dtype=torch.float64, requires_grad=True)
+        weights = residual_attention(residual, weights, decay=0.9, rate=0.05)
+        expected = 0.9 * expected + 0.05 * residual.detach().abs() / residual.detach().abs().max()
+        torch.testing.assert_close(weights, expected)
+    assert not weights.requires_grad
+    assert weights.max() < 0.5
+    torch.testing.assert_close(residual_attention(torch.zeros(3), torch.ones(3)), torch.full((3,), 0.999))
+
+
+def test_attention_errors():
+    for given, message in (({"decay": 1.0}, r"decay in \[0, 1\); got 1.0"), ({"rate": 0.0}, "rate > 0; got 0.0")):
+        with pytest.raises(ValueError, match=message):
+            residual_attention(torch.ones(2), torch.ones(2), **given)
+    with pytest.raises(ValueError, match=r"one weight for each entry of the residual, shape \(2,\); got \(3,\)"):
+        residual_attention(torch.ones(2), torch.ones(3))

@@ -1,4 +1,4 @@
-"""The trace of a neural tangent kernel by random probes: the signal ``traces`` of `gradweight.rules.NTKWeight`."""
+"""What physics-informed networks need beside a rule: traces of their kernels, and weights of single points."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from torch import Tensor
 
 from .contract.arguments import check_count
 
-__all__ = ["kernel_trace"]
+__all__ = ["kernel_trace", "residual_attention"]
 
 
 def kernel_trace(
@@ -59,3 +59,44 @@ def kernel_trace(
         rows = torch.autograd.grad(residual, params, signs, retain_graph=True, allow_unused=True)
         found = found + sum(row.detach().square().sum() for row in rows if row is not None)
     return found / probes
+
+
+def residual_attention(residual: Tensor, weights: Tensor, *, decay: float = 0.999, rate: float = 0.01) -> Tensor:
+    """Weights of the points inside of one loss, larger where the residual has stayed large: the next ones.
+
+    ``w_i <- decay w_i + rate |r_i| / max_j |r_j|``, between 0 and ``rate / (1 - decay)`` if they began there; the loss
+    is ``(w * r).square().mean()``. What a rule balances are the losses among themselves; this is for the points of one.
+
+    Args:
+        residual: r, of any shape; no gradient goes through the weights.
+        weights: of the same points, on the step before: zeros at first, or ones. For batches keep those of all points,
+            and pass the batch's.
+        decay: how much of the past to keep, in [0, 1).
+        rate: how fast the weights follow, > 0.
+
+    Raises:
+        ValueError: an argument out of its range; shapes that differ.
+
+    Example:
+        >>> w = torch.zeros(3)
+        >>> r = torch.tensor([1.0, -4.0, 2.0])
+        >>> w = residual_attention(r, w, decay=0.5, rate=1.0)
+        >>> w, (w * r).square().mean()
+        (tensor([0.2500, 1.0000, 0.5000]), tensor(5.6875))
+
+    Reference:
+        Anagnostopoulos, Toscano, Stergiopulos, Karniadakis. Residual-Based Attention in Physics-Informed Neural
+        Networks. Computer Methods in Applied Mechanics and Engineering 421, 2024, arXiv:2307.00379.
+    """
+    if not 0 <= decay < 1:
+        raise ValueError(f"residual_attention needs decay in [0, 1); got {decay}")
+    if not rate > 0:
+        raise ValueError(f"residual_attention needs rate > 0; got {rate}")
+    if residual.shape != weights.shape:
+        raise ValueError(
+            "residual_attention needs one weight for each entry of the residual, shape "
+            f"{tuple(residual.shape)}; got {tuple(weights.shape)}"
+        )
+    size = residual.detach().abs()
+    largest = size.amax()
+    return decay * weights.detach() + rate * size / torch.where(largest > 0, largest, 1)
