@@ -30,7 +30,7 @@ __all__ = [
     "gan",
     "rules",
 ]
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 _MODULES = ("func", "gan", "optax", "plot", "rules", "testing")  # `*` leaves out those that need more than torch
 _MODULE_OF = {

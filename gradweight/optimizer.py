@@ -45,7 +45,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
     Gradients of micro-batches add up **per loss** until `zero_grad`, and ``.grad`` is always the combination of
     the sums, so that accumulation gives the direction of the big batch. Signals are averaged over micro-batches.
-    A rule that goes by the losses alone costs one backward whatever m is; what that means is said in `gradweight.rule`.
 
     Memory beyond a plain step, for m losses and k parameters: the m rows, mk, are kept until `zero_grad`, and the
     direction has a buffer of k that is kept between steps and is what ``.grad`` holds. With ``accumulate=False``, for
@@ -101,7 +100,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
         tensor([0.3333, 0.2500])
         >>> net.weight.grad
         tensor([[1., 1.]])
-        >>> opt.step()
     """
 
     def __init__(
@@ -230,8 +228,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             RuntimeError: an earlier scalar still waits for its backward; the backward is given ``inputs=``.
 
         Example:
-            >>> import torch
-            >>> from gradweight.rules import AngleBisector
+            >>> import torch; from gradweight.rules import AngleBisector
             >>> net = torch.nn.Linear(2, 1, bias=False)
             >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
             >>> a, b = net(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))[:, 0]
