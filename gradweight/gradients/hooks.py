@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import Tensor
 
+from ..contract.grad_hooks import grad_hooks_set_aside
 from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
 from .autograd import BackwardPasses, cotangent_of, dense
@@ -36,7 +37,7 @@ def by_hooks(
         for loss, keep in zip(losses, retain, strict=True):
             for leaf in leaves:
                 leaf.grad = None
-            with passes:
+            with passes, grad_hooks_set_aside(leaves):
                 loss.backward(cotangent_of(loss, scale), retain_graph=keep)  # type: ignore[no-untyped-call]
             yield [dense(p.grad) for p in params]
     finally:

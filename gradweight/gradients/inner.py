@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from ..contract.grad_hooks import grad_hooks_set_aside
 from ..linalg.rows import Row, added
 from .autograd import BackwardPasses, cotangent_of, dense
 from .graph import Graph, other_leaves
@@ -38,7 +39,7 @@ def by_autograd_with_inner(
             for p in params:
                 p.grad = None
             cotangent = cotangent_of(loss, scale)
-            with passes:
+            with passes, grad_hooks_set_aside(params):
                 found = torch.autograd.grad(loss, inputs, cotangent, retain_graph=keep, allow_unused=True)
             yield added([[dense(t) for t in found[: len(params)]], [dense(p.grad) for p in params]])
     finally:

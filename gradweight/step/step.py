@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..combination import Combination
+from ..contract.grad_hooks import run_grad_hooks
 from ..contract.several import bases_of
 from ..distributed import communicator_of, stays
 from ..distributed.communicator import Communicator
@@ -200,6 +201,8 @@ class Step:
             for p, grad in zip(params, before, strict=True):
                 p.grad = grad
             raise
+        if run_grad_hooks(params):  # what they do to .grad is as right as clipping it
+            self.progress.watch.look()
         return outcome.combination
 
     # ---- before and after
