@@ -36,6 +36,11 @@ LIMIT = 600
 """Seconds for the tests of one mutant; to hang is to be noticed."""
 
 EXPLAINED: dict[str, str] = {
+    "gradweight/gradients/auto.py:67:91: 0 -> 1": "on a GPU alone: which parameter is asked where it lies",
+    "gradweight/linalg/gram.py:147:24: 0 -> 1": "a piece ends one element earlier: the same sums",
+    "gradweight/rules/_solvers/fairness.py:118:45: 1e-5 * xp.sum(y * force) -> 1e-05 / xp.sum(y * force)": (
+        "from where on the full step is taken instead of a search along it: the same solution"
+    ),
     "gradweight/rules/config.py:69:64: 1 -> 2": "divides what the outer where leaves out",
     "gradweight/rules/mgda.py:51:58: 1 -> 2": "divides zeros, where all gradients are zero",
     "gradweight/rules/pcgrad.py:47:42: 1 -> 2": "from how many losses on NumPy is faster: the same numbers",
