@@ -37,6 +37,8 @@ LIMIT = 600
 
 EXPLAINED: dict[str, str] = {
     "gradweight/gradients/auto.py:67:91: 0 -> 1": "on a GPU alone: which parameter is asked where it lies",
+    "gradweight/gradients/auto.py:73:12: own <= MOST_OWN * len(others) * len(whole.nodes) -> "
+    "own < MOST_OWN * len(others) * len(whole.nodes)": "at exactly that share: either engine gives the same rows",
     "gradweight/linalg/gram.py:147:24: 0 -> 1": "a piece ends one element earlier: the same sums",
     "gradweight/rules/_solvers/fairness.py:118:45: 1e-5 * xp.sum(y * force) -> 1e-05 / xp.sum(y * force)": (
         "from where on the full step is taken instead of a search along it: the same solution"
@@ -137,7 +139,7 @@ def tests_of(file: Path) -> list[list[str]]:
         some = ("papers", "cagrad", "nash", "dependent", "opposed", "upgrad", "dualproj", "mgda")
         return [*narrow, ["tests/rules/_solvers"], [f"tests/rules/test_{name}.py" for name in some]]
     if inside.parts[0] == "gradients":
-        return [*narrow, ["tests/gradients"], ["tests/step", "tests/test_not_finite.py", "tests/test_amp.py"]]
+        return [*narrow, ["tests/gradients"], ["tests/step/test_backward.py", "tests/test_not_finite.py"]]
     if inside.parts[0] == "distributed":
         return [*narrow, ["tests/distributed/test_replicated.py", "tests/distributed/test_sharded.py"]]
     return [*narrow, [f"tests/{inside.parts[0]}"]]
