@@ -88,7 +88,7 @@ def test_a_function_of_the_name_combines_the_trunk_and_leaves_each_head_alone() 
     assert list(seen.blocks) == ["trunk"]
     assert "weight/trunk/a" in seen.as_dict()
     assert "weight/a" not in seen.as_dict()
-    assert str(seen).startswith("1 blocks\n\ntrunk\nloss")
+    assert str(seen).startswith("1 block\n\ntrunk\nloss")
 
 
 def test_one_block_is_no_blocks() -> None:
