@@ -44,9 +44,12 @@ class Normalized:
         array([0.5, 0.5])
 
     Reference:
-        For gradients: Désidéri. Multiple-Gradient Descent Algorithm (MGDA) for Multiobjective Optimization. Comptes
-        Rendus Mathématique 350, 2012, on normalised gradients; with the norm or the loss (or both) as in the code of:
-        Sener, Koltun. Multi-Task Learning as Multi-Objective Optimization. NeurIPS 2018, arXiv:1810.04650.
+        Around MGDA, by norm or by loss (or both), in the code of: Sener, Koltun. Multi-Task Learning as Multi-Objective
+        Optimization. NeurIPS 2018, arXiv:1810.04650.
+
+    Deviations:
+        There the scaled gradients give the weights, which are then those of the losses themselves: their direction is
+        not the one that the rule had found, and may conflict. Here the weights are divided by n.
     """
 
     rule: Rule

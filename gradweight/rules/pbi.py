@@ -41,7 +41,7 @@ class PBI:
 
     Reference:
         Zhang, Li. MOEA/D: A Multiobjective Evolutionary Algorithm Based on Decomposition. IEEE Transactions on
-        Evolutionary Computation 11(6), 2007, section II.A.3. The default of theta is the paper's.
+        Evolutionary Computation 11(6), 2007, section II.C. The default of theta is the paper's.
     """
 
     faster_on_numpy_from: ClassVar[int] = 1

@@ -44,8 +44,8 @@ class ReLoBRaLo:
         array([1.2449, 0.7551])
 
     Reference:
-        Bischof, Kraus. Multi-Objective Loss Balancing for Physics-Informed Deep Learning. arXiv:2110.09813, section
-        3.5. The defaults are those of PhysicsNeMo Sym (there ``beta`` is our ``lookback``); the authors' experiments
+        Bischof, Kraus. Multi-Objective Loss Balancing for Physics-Informed Deep Learning. arXiv:2110.09813. The
+        defaults are those of PhysicsNeMo Sym (there ``beta`` is our ``lookback``); the authors' experiments
         have alpha and lookback near 0.999.
 
     Deviations:

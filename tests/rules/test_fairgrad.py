@@ -55,7 +55,8 @@ def test_alpha_zero_is_the_sum_and_just_above_it_no_gain_is_negative() -> None:
     # the sum's projection: what DualProj makes of it
     direction = weights(FairGrad(0.05), rows) @ rows
     projected = 3 * weights(DualProj(), rows) @ rows
-    np.testing.assert_allclose(direction, projected, atol=0.2)
+    # gains of 1.49 and 0.74 to the power -0.05 are within 2 % of the 1 that the weights tend to
+    np.testing.assert_allclose(direction, projected, atol=0.03)
 
 
 @pytest.mark.parametrize("alpha", [0.05, 0.1, 0.15])
