@@ -29,8 +29,15 @@ BY_NUMBER = {2: ("UPGrad", "MGDA", "CAGrad", "FairGrad(alpha=0.5)"), 9: ("UPGrad
 CASES = [(claims, min(max(3, claims.losses[0]), claims.losses[1])) for claims in RULES]
 CASES += [(claims, m) for m, names in BY_NUMBER.items() for claims in RULES if claims.name in names]
 every_rule = pytest.mark.parametrize(("claims", "m"), CASES, ids=[f"{claims.name}-{m}" for claims, m in CASES])
-# seconds each to compile; NashMTL and FairGrad for two have the same solver as the first
-SLOW_TO_COMPILE = {("FairGrad(alpha=0.5)", 3), ("CAGrad", 3), ("UPGrad", 9)}
+# seconds each to compile; NashMTL and FairGrad for two have the same solver as the first, and the wrappers UPGrad's
+SLOW_TO_COMPILE = {
+    ("FairGrad(alpha=0.5)", 3),
+    ("CAGrad", 3),
+    ("UPGrad", 9),
+    ("Normalized", 3),
+    ('Normalized(by="loss")', 3),
+    ("Fade", 3),
+}
 every_rule_compiled = pytest.mark.parametrize(
     ("claims", "m"),
     [
