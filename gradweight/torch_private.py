@@ -9,6 +9,7 @@ name                                        for                           withou
 `UntypedStorage._cdata`                     which memory a tensor has     its address
 `..._get_current_graph_task_keep_graph`     `join` under `retain_graph`   graphs are retained
 `..._execution_engine.queue_callback`       checks after a backward pass  there are none
+`SelectBackward0._saved_index`              losses out of a stack         each walks the graphs of all
 `torch._C._cuda_endAllocateToPool`          a CUDA graph that failed      its memory is not given back
 `distributed_c10d._resolve_process_group`   unpickling a process group    an error that says so
 ==========================================  ============================  =======================================
@@ -27,6 +28,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import Node
 
 __all__ = [
     "at_the_end_of_the_backward_pass",
@@ -36,6 +38,7 @@ __all__ = [
     "in_transform",
     "is_transformed",
     "retains_graph",
+    "selected",
     "storage",
     "use_count",
 ]
@@ -91,6 +94,14 @@ def retains_graph() -> bool:
         return bool(torch._C._autograd._get_current_graph_task_keep_graph())
     except AttributeError:
         return True
+
+
+def selected(node: Node, result: int) -> int | None:
+    """Which entry this result of an operation is, if it takes one out of a vector; negative from the end."""
+    if node.name() == "UnbindBackward0":
+        return result
+    index: int | None = getattr(node, "_saved_index", None) if node.name() == "SelectBackward0" else None
+    return index if index is None or index < 2**63 else index - 2**64  # as C++ has it, without a sign
 
 
 def at_the_end_of_the_backward_pass(function: Callable[[], None]) -> None:

@@ -8,15 +8,17 @@ from types import TracebackType
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
 from ..linalg.host_access import is_captured, is_eager, is_launch_bound
 from ..linalg.rows import Row
+from .entries import Entry
 
-__all__ = ["BackwardPasses", "by_autograd", "cotangent_of", "dense"]
+__all__ = ["BackwardPasses", "begun", "by_autograd", "cotangent_of", "dense"]
 
 
 def by_autograd(
-    losses: Sequence[Tensor],
+    losses: Sequence[Tensor | Entry],
     params: Sequence[Tensor],
     retain: Sequence[bool],
     scale: Tensor | None = None,
@@ -29,10 +31,18 @@ def by_autograd(
     passes = BackwardPasses()
     for loss, keep in zip(losses, retain, strict=True):
         with passes:
+            start, cotangent = begun(loss, scale)
             row = torch.autograd.grad(
-                loss, params, cotangent_of(loss, scale), retain_graph=keep, create_graph=create_graph, allow_unused=True
+                start, params, cotangent, retain_graph=keep, create_graph=create_graph, allow_unused=True
             )
         yield [t if t is None or t.layout is torch.strided else t.to_dense() for t in row]
+
+
+def begun(loss: Tensor | Entry, scale: Tensor | None) -> tuple[Tensor | GradientEdge, Tensor | None]:
+    """Where the walk back from a loss begins, and its cotangent there."""
+    if isinstance(loss, Entry):
+        return loss.term, loss.cotangent(cotangent_of(loss.loss, scale))
+    return loss, cotangent_of(loss, scale)
 
 
 class BackwardPasses:

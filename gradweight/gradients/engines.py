@@ -36,6 +36,7 @@ from ..linalg.rows import Row
 from .auto import AutoEngine
 from .autograd import by_autograd
 from .batched import by_batched
+from .entries import Entry, starts_of
 from .func import by_func
 from .graph import Graph, check_nonempty, check_reached
 from .hooks import by_hooks
@@ -96,8 +97,10 @@ def loss_gradients(
             "whose graph is already built: use engine='autograd' or 'auto'"
         )
     values = check_losses(losses)
-    graphs = Graph.of_each(list(values.values()))
-    check_reached(values, graphs, params, engine)
+    starts = starts_of(values.values(), params) if engine in ("auto", "autograd") else list(values.values())
+    ends = [start.term if isinstance(start, Entry) else start for start in starts]
+    graphs = Graph.of_each(ends)
+    check_reached(dict(zip(values, ends, strict=True)), graphs, params, engine)
     custom = True in [graph.custom for graph in graphs]
     rows: Iterable[Row] | None = None
     if engine == "auto":
@@ -107,14 +110,18 @@ def loss_gradients(
             engine = "autograd" if rows is None else "batched"
     if auto is not None:
         auto.used = engine
+    if engine == "hooks" and any(isinstance(start, Entry) for start in starts):
+        graphs = Graph.of_each(list(values.values()))  # which it goes through, the stack too
     if rows is None:
         retain = [retain_graph or graph.shared for graph in graphs]
-        if engine == "hooks" or (engine == "autograd" and custom):
-            differentiate = by_hooks if engine == "hooks" else by_autograd_with_inner
-            rows = differentiate(list(values.values()), params, graphs, retain, scale)
+        if engine == "hooks":
+            rows = by_hooks(list(values.values()), params, graphs, retain, scale)
+        elif engine == "batched":
+            rows = by_batched(list(values.values()), params, retain, scale)
+        elif custom:
+            rows = by_autograd_with_inner(starts, params, graphs, retain, scale)
         else:
-            by = {"autograd": by_autograd, "batched": by_batched}[engine]
-            rows = by(list(values.values()), params, retain, scale)
+            rows = by_autograd(starts, params, retain, scale)
         if not retain_graph and engine != "batched":
             rows = releasing(rows, graphs, params)
     return Gradients(tuple(values), [loss.detach() for loss in values.values()], _nonempty(values, rows))

@@ -8,7 +8,7 @@ from typing import TypeAlias
 
 from torch import Tensor
 from torch.autograd.function import BackwardCFunction
-from torch.autograd.graph import Node
+from torch.autograd.graph import GradientEdge, Node
 
 from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
@@ -57,7 +57,7 @@ class Graph:
     met: frozenset[Edge] = frozenset()
 
     @staticmethod
-    def of_each(losses: Sequence[Tensor]) -> list[Graph]:
+    def of_each(losses: Sequence[Tensor | GradientEdge]) -> list[Graph]:
         """The part of each loss's graph that no later loss has; the others share what is not in their own.
 
         Every node is visited once, however many losses there are. A graph that shares a node with a later one must
@@ -71,20 +71,20 @@ class Graph:
         return graphs[::-1]
 
     @staticmethod
-    def of(loss: Tensor, stops: Collection[Node] = (), tensors: Collection[Edge] = ()) -> Graph:
+    def of(loss: Tensor | GradientEdge, stops: Collection[Node] = (), tensors: Collection[Edge] = ()) -> Graph:
         """Walk the graph behind ``loss``, up to the nodes in ``stops`` and to the ``tensors``.
 
         A node has several results where an operation has (``chunk``, ``unbind``, ``svd``): to stop at one tensor is not
         to stop at its node, which may be come to by way of another.
         """
-        if loss.grad_fn is None:
+        if isinstance(loss, Tensor) and loss.grad_fn is None:
             return Graph(set(), {id(loss): loss}, False)
         nodes: set[Node] = set()
         leaves: dict[int, Tensor] = {}
         met: set[Edge] = set()
         kinds: set[type] = set()
         shared = False
-        pending: list[Edge] = [edge_of(loss)]
+        pending: list[Edge] = [edge_of(loss) if isinstance(loss, Tensor) else loss[:2]]
         while pending:  # once per edge of the graph on every step: nothing here that is not needed
             edge = pending.pop()
             if tensors and edge in tensors:
@@ -126,7 +126,9 @@ def other_leaves(graphs: Iterable[Graph], params: Iterable[Tensor]) -> list[Tens
     return list({key: leaf for graph in graphs for key, leaf in graph.leaves.items() if key not in ours}.values())
 
 
-def check_reached(values: Mapping[str, Tensor], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str) -> None:
+def check_reached(
+    values: Mapping[str, Tensor | GradientEdge], graphs: Sequence[Graph], params: Sequence[Tensor], engine: str
+) -> None:
     """Raise unless every loss reaches a parameter, in a graph that the engine sees all of."""
     ids = {id(p) for p in params}
     inner = {

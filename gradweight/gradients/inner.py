@@ -13,14 +13,15 @@ from torch import Tensor
 
 from ..contract.grad_hooks import grad_hooks_set_aside
 from ..linalg.rows import Row, added
-from .autograd import BackwardPasses, cotangent_of, dense
+from .autograd import BackwardPasses, begun, dense
+from .entries import Entry
 from .graph import Graph, other_leaves
 
 __all__ = ["by_autograd_with_inner"]
 
 
 def by_autograd_with_inner(
-    losses: Sequence[Tensor],
+    losses: Sequence[Tensor | Entry],
     params: Sequence[Tensor],
     graphs: Sequence[Graph],
     retain: Sequence[bool],
@@ -38,9 +39,9 @@ def by_autograd_with_inner(
         for loss, keep in zip(losses, retain, strict=True):
             for p in params:
                 p.grad = None
-            cotangent = cotangent_of(loss, scale)
             with passes, grad_hooks_set_aside(params):
-                found = torch.autograd.grad(loss, inputs, cotangent, retain_graph=keep, allow_unused=True)
+                start, cotangent = begun(loss, scale)
+                found = torch.autograd.grad(start, inputs, cotangent, retain_graph=keep, allow_unused=True)
             yield added([[dense(t) for t in found[: len(params)]], [dense(p.grad) for p in params]])
     finally:
         for p, grad in zip(params, before, strict=True):
