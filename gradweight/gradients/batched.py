@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..linalg.rows import Row
 
-__all__ = ["by_batched"]
+__all__ = ["by_batched", "one_hot", "unbatched_message"]
 
 
 def by_batched(
@@ -25,22 +25,32 @@ def by_batched(
     Raises:
         RuntimeError: an operation's backward cannot be vectorised; the graphs may have been freed by then.
     """
-    m = len(losses)
-    cotangents = []
-    for i, loss in enumerate(losses):
-        hot = torch.zeros((m, *loss.shape), dtype=loss.dtype, device=loss.device)
-        # a tensor, since the host waits for a number that it copies to the device
-        hot[i] = torch.ones_like(loss) if scale is None else scale.to(loss.device, loss.dtype)
-        cotangents.append(hot)
+    cotangents = one_hot(losses, scale)
     try:
         found = torch.autograd.grad(
             list(losses), params, cotangents, retain_graph=retain[-1], allow_unused=True, is_grads_batched=True
         )
     except RuntimeError as error:
-        raise RuntimeError(
-            "engine='batched' could not vectorise the backward of these losses over them (a custom function without a "
-            "vmap rule, an operation that acts in place, a recurrent layer, a compiled module, a sparse embedding?): "
-            "engine='autograd' takes one backward for each loss instead, and needs nothing of the kind"
-        ) from error
-    for i in range(m):
+        raise RuntimeError(unbatched_message("batched")) from error
+    for i in range(len(losses)):
         yield [None if t is None else t[i] for t in found]
+
+
+def one_hot(losses: Sequence[Tensor], scale: Tensor | None) -> list[Tensor]:
+    """For each loss its cotangents in m backward passes, all zero but in its own: (m, *loss.shape)."""
+    cotangents = []
+    for i, loss in enumerate(losses):
+        hot = torch.zeros((len(losses), *loss.shape), dtype=loss.dtype, device=loss.device)
+        # a tensor, since the host waits for a number that it copies to the device
+        hot[i] = torch.ones_like(loss) if scale is None else scale.to(loss.device, loss.dtype)
+        cotangents.append(hot)
+    return cotangents
+
+
+def unbatched_message(engine: str) -> str:
+    """Why ``engine`` could not go backward, and what can."""
+    return (
+        f"engine={engine!r} could not vectorise the backward of these losses over them (a custom function without a "
+        "vmap rule, an operation that acts in place, a recurrent layer, a compiled module, a sparse embedding?): "
+        "engine='autograd' takes one backward for each loss instead, and needs nothing of the kind"
+    )

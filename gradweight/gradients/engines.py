@@ -1,4 +1,4 @@
-"""Per-loss gradients: from named losses to one row each, by one of four engines.
+"""Per-loss gradients: from named losses to one row each, by one of four engines; a fifth makes no rows.
 
 - `autograd`: one `torch.autograd.grad` per loss. It traverses only what that loss depends on, and each part of a
   graph is freed as soon as no later loss needs it. What a custom function writes to ``.grad`` in its backward is added.
@@ -14,6 +14,9 @@
   where a loss does not reach a parameter that another one reaches, and fails where an operation's backward has no
   batching rule or acts in place (custom functions without a ``vmap``, recurrent layers of CUDA, compiled modules,
   sparse embeddings); then it says so.
+- `gram`: no rows. One backward as with `batched` gives the Gram matrix alone, a parameter's gradients being dropped as
+  soon as they are multiplied; another gives the gradient of the weighted sum (`gradweight.gradients.streamed`). For
+  many losses or large models, where m rows of k entries are what fills the memory.
 
 Leaves that do not belong to the optimizer keep the ``.grad`` that they have, whatever the engine: a generator's step
 is not to fill in its discriminator's. What a function's own backward does inside itself, as that of a reentrant
@@ -47,7 +50,7 @@ from .results import Gradients
 
 __all__ = ["ENGINES", "Engine", "loss_gradients"]
 
-Engine: TypeAlias = Literal["auto", "autograd", "batched", "func", "hooks"]
+Engine: TypeAlias = Literal["auto", "autograd", "batched", "func", "gram", "hooks"]
 ENGINES: tuple[Engine, ...] = get_args(Engine)
 
 
@@ -67,7 +70,7 @@ def loss_gradients(
         losses: name -> scalar tensor, name -> function of the parameters, or one function that returns such a mapping.
         params: the parameters, all requiring gradients.
         names: their names, which the functions receive them by; None if they are not known.
-        engine: one of `ENGINES`.
+        engine: one of `ENGINES`, but "gram".
         scale: 0-dim; the gradients are multiplied by it (loss scaling), the returned losses are not.
         retain_graph: keep the graphs of tensor losses for another backward.
         auto: what is remembered for ``engine="auto"``; without it, one backward pass for each loss.

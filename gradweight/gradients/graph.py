@@ -135,7 +135,7 @@ def check_reached(
         p.grad_fn for p in params if p.grad_fn is not None
     }  # a differentiable base may hold parameters that are no leaves
     reentrant = True in [graph.reentrant for graph in graphs]
-    if reentrant and engine in ("autograd", "batched"):
+    if reentrant and engine in ("autograd", "batched", "gram"):
         raise RuntimeError(reentrant_message(f"engine={engine!r}"))
     hidden = reentrant or True in [graph.custom for graph in graphs]
     for (name, loss), graph in zip(values.items(), graphs, strict=True):

@@ -34,7 +34,7 @@ def weighted_gradient(
         losses: name -> scalar tensor, with their graphs.
         weights: (m,), without one.
         params, scale, retain_graph: as for `gradweight.gradients.loss_gradients`.
-        engine: as there; "func", whose graphs are those of functions, is "auto" for tensors.
+        engine: as there; "func", whose graphs are those of functions, and "gram" are "auto" here.
 
     Raises:
         ValueError: a loss reaches no parameter.
@@ -44,5 +44,5 @@ def weighted_gradient(
     with torch.enable_grad():  # the backward of join() runs without
         pairs = zip(weights.unbind(), losses.values(), strict=True)
         total = torch.stack([(w.to(loss.device) * loss.reshape(())).to(device) for w, loss in pairs]).sum()
-    engine = "auto" if engine == "func" else engine
+    engine = "auto" if engine in ("func", "gram") else engine
     return loss_gradients({SUM: total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph)

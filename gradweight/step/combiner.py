@@ -88,12 +88,15 @@ class Combiner:
             return torch.where(torch.isfinite(losses).all(), weights, torch.nan), changed
 
     def weights_by_gram(
-        self, accumulated: AccumulatedGradients, saved: State, sums: RowSums
+        self, accumulated: AccumulatedGradients, saved: State, sums: RowSums, gram: Tensor | None = None
     ) -> tuple[Combination, State]:
-        """The weights for whoever applies them, and the entries of the rule's state that change; nothing is written."""
+        """The weights for whoever applies them, and the entries of the rule's state that change; nothing is written.
+
+        ``gram`` is given where there are no rows to form it from.
+        """
         with _no_autocast(accumulated.losses.device.type):
             part = accumulated.rows, range(len(accumulated.params))
-            combination, _, _, changed = self._decide(accumulated, part, saved, sums)
+            combination, _, _, changed = self._decide(accumulated, part, saved, sums, gram)
             return combination, changed
 
     def step_number(self, saved: State, device: torch.device) -> State:
@@ -106,7 +109,8 @@ class Combiner:
         """Write the direction of a step whose one row is the gradient of the weighted sum of all losses."""
         [matrix] = sums.grams([(accumulated.rows, range(len(out)))])
         squared, losses = accumulated.unscaled(matrix)
-        finite = torch.isfinite(squared[0])
+        # weights of NaN need not reach every entry: a ReLU that is off gives zeros
+        finite = torch.isfinite(squared[0]) & torch.isfinite(weights).all().to(squared.device)
         write_row(accumulated.rows, finite, out)
         unknown = torch.full_like(squared, torch.nan).expand(len(weights), len(weights))
         return Combination(accumulated.names, losses, unknown, torch.where(finite, weights.to(squared), torch.nan))
@@ -120,10 +124,15 @@ class Combiner:
         return combination, changed
 
     def _decide(
-        self, accumulated: AccumulatedGradients, part: Part, saved: State, sums: RowSums
+        self,
+        accumulated: AccumulatedGradients,
+        part: Part,
+        saved: State,
+        sums: RowSums,
+        gram: Tensor | None = None,
     ) -> tuple[Combination, dict[str, Any], Tensor | None, State]:
         """What the rule decides, the signals that it was given, whether all is finite, and the state that changes."""
-        matrix, losses = accumulated.unscaled(sums.grams([part])[0])
+        matrix, losses = accumulated.unscaled(sums.grams([part])[0] if gram is None else gram)
         statistics = self._statistics(accumulated, part, matrix, sums)
         weights, signals, changed = self._weights(matrix, losses, statistics, accumulated, saved, "")
         finite = all_finite(matrix) if self._coordinate is not None else all_finite(matrix, weights)

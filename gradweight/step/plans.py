@@ -1,10 +1,12 @@
-"""Plans: what one `backward` differentiates, what the rule is shown, and what becomes of the rows. There are three.
+"""Plans: what one `backward` differentiates, what the rule is shown, and what becomes of the rows.
 
 Every plan takes the same way: local rows -> rows averaged over the processes -> added to those before -> combined.
 
 - `PerLoss`: one row per loss, and the rule sees their Gram matrix.
 - `WeightedSum`: the weights are known beforehand, from the losses alone or from an earlier step. The one row is the
   gradient of the weighted sum of all losses.
+- `ByStreamedGram` (`gradweight.step.streamed_plan`): the rule sees the Gram matrix of rows that never exist; then as
+  `WeightedSum`.
 - `AtRepresentation`: the rule sees the gradients at a shared tensor. The one row is the gradient of the trunk's
   direction and of all heads.
 """
@@ -32,9 +34,9 @@ from ..rule import State
 from .combiner import write_row
 from .combiner_input import CombinerInput
 from .micro_batch import MicroBatch
-from .refresh import held_weights, weights_to_hold
+from .refresh import weights_to_hold
 
-__all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum", "plan_for"]
+__all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum"]
 
 
 @dataclass(frozen=True)
@@ -54,19 +56,6 @@ class Outcome:
     combination: Combination
     rule_state: State
     accumulated: AccumulatedGradients | None
-
-
-def plan_for(micro: MicroBatch, shared: Tensor | Sequence[Tensor] | None) -> Plan:
-    """The plan for what a `backward` was given."""
-    settings = micro.settings
-    if shared is not None:
-        return AtRepresentation(micro, shared)
-    if micro.accumulated is not None:
-        micro.communicator.check_micro_batch(micro.accumulated.params, micro.params)
-    held = held_weights(micro.in_order, settings.refresh_every, micro.saved, micro.params[0])
-    if held is not None or (settings.blocks is None and not settings.combiner.needs_gradients):
-        return WeightedSum(micro, held)
-    return PerLoss(micro)
 
 
 class Plan(ABC):
@@ -102,7 +91,7 @@ class Plan(ABC):
 
     def _out_buffers(self, accumulated: AccumulatedGradients) -> list[Tensor | None]:
         # a graph that is retained may hold the very tensors that it returned as gradients
-        in_place = not self.micro.settings.accumulate and not self.micro.retain_graph
+        in_place = not self.micro.settings.accumulates and not self.micro.retain_graph
         return self.micro.communicator.out_buffers(accumulated.rows, accumulated.params, in_place)
 
 

@@ -32,7 +32,7 @@ class Settings:
         TypeError, ValueError: a rule that does not answer as one, see `check_rule_once`; ``accumulate`` that is no
             bool, ``refresh_every`` that is no int.
         ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
-            rule that gives no weights.
+            rule that gives no weights; ``engine="gram"`` with blocks or with a rule that reads entries of gradients.
     """
 
     combiner: Combiner
@@ -59,6 +59,18 @@ class Settings:
                 f"refresh_every={self.refresh_every} holds one weight per loss: it needs blocks=None and a rule that "
                 f"gives weights; got blocks={self.blocks!r} and {rule!r}"
             )
+
+        if self.engine == "gram" and (self.blocks is not None or self.combiner.reads_entries):
+            raise ValueError(
+                "engine='gram' forms the Gram matrix of all parameters and no gradient of one loss: it needs "
+                f"blocks=None and a rule that reads no entries of gradients; got blocks={self.blocks!r} and {rule!r}: "
+                "use engine='auto'"
+            )
+
+    @property
+    def accumulates(self) -> bool:
+        """Whether a step may be several `backward` calls; without rows there is nothing to add up per loss."""
+        return self.accumulate and self.engine != "gram"
 
     def combine(self, given: CombinerInput) -> tuple[Combination, State]:
         """The combination; its direction is written to ``given.out``."""

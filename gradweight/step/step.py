@@ -24,12 +24,13 @@ from .grad_watch import GradWatch, added_to
 from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
 from .phase import Phase
-from .plans import Outcome, plan_for
+from .plans import Outcome
 from .progress import Progress
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
 from .step_check import check_scaler, warn_of_other_gradients
+from .streamed_plan import plan_for
 
 __all__ = ["Step"]
 
@@ -165,10 +166,15 @@ class Step:
         begun = phase in (Phase.READY, Phase.UNSYNCED) or (phase is Phase.STEPPED and more_allowed)
         if (begun and shared) or (phase is Phase.READY and not more_allowed):
             raise RuntimeError(
-                f"{'shared=' if self.settings.accumulate else 'accumulate=False'} says that a step is one backward, "
+                f"{self._why_one_backward()} says that a step is one backward, "
                 "whose rows are not kept; this is the second one before step() or zero_grad(): do without it to add up "
                 "micro-batches"
             )
+
+    def _why_one_backward(self) -> str:
+        if self.settings.engine == "gram":
+            return "engine='gram'"
+        return "shared=" if self.settings.accumulate else "accumulate=False"
 
     def _keep_unsynced(self, new: AccumulatedGradients) -> Combination:
         """Keep this process's gradients until the `backward` that averages them."""
@@ -189,7 +195,7 @@ class Step:
                 p.grad = grad
             self.progress = Progress(
                 Phase.READY,
-                outcome.accumulated if self.settings.accumulate else None,
+                outcome.accumulated if self.settings.accumulates else None,
                 None,
                 outcome.rule_state,
                 GradWatch.of(params, directions),
