@@ -55,10 +55,10 @@ class MultiObjectiveGradient(OptimizerWrapper):
             rest: one combination over all, each stepping its own. Not one that must re-evaluate the loss in a closure
             (LBFGS), runs a backward pass of its own (SAM, LOMO) or takes sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
-        engine: "autograd", "batched", "func", "gram" or "hooks" (see `gradweight.gradients.engines`); "auto" takes
-            "func" for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" on a GPU for three
-            losses and more on one small trunk, and "autograd" for the rest. `engine_used` says which it was. "gram" keeps no
-            gradient of one loss: for one `backward` per step, one process, rules that go by the Gram matrix.
+        engine: "autograd", "batched", "func", "gram" or "hooks" (see `gradweight.gradients.engines`). "auto" is "func"
+            for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" on a GPU for three losses
+            and more on one small trunk, else "autograd"; `engine_used` says which it was. "gram" keeps no gradient of
+            one loss: for one `backward` per step, one process, rules that go by the Gram matrix.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.
