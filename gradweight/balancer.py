@@ -139,7 +139,7 @@ class LossBalancer(nn.Module):
             losses,
             targets,
             signals,
-            loss_scale(scaler, targets[0].device),
+            None if scaler is None else loss_scale(scaler, targets[0].device),
             True,
             False,
             "LossBalancer()",

@@ -200,7 +200,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
 
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        scale = loss_scale(scaler, self._step.params()[0].device)
+        scale = None if scaler is None else loss_scale(scaler, self._step.params()[0].device)
         self._step.scaler = None if scaler is None else weakref.ref(scaler)
         return self._step.add(losses, signals, scale, shared=shared, retain_graph=retain_graph)
 

@@ -64,14 +64,12 @@ def tensors_of(what: str, shared: Tensor | Sequence[Tensor]) -> list[Tensor]:
     return list(tensors)
 
 
-def loss_scale(scaler: Any, device: torch.device) -> Tensor | None:
-    """The loss scale of the argument ``scaler``, 0-dim; None without one.
+def loss_scale(scaler: Any, device: torch.device) -> Tensor:
+    """The loss scale of the argument ``scaler``, 0-dim.
 
     Raises:
         TypeError: it scales nothing.
     """
-    if scaler is None:
-        return None
     if not callable(getattr(scaler, "scale", None)):
         raise TypeError(f"scaler must be a torch.amp.GradScaler; got {type(scaler).__name__}")
     scale: Tensor = scaler.scale(torch.ones((), device=device))

@@ -88,7 +88,7 @@ def warn_of_another_rule(rule: object, state: Collection[str]) -> None:
         warnings.warn(
             f"the checkpoint holds the state of {' and '.join(there)}; the rule is {now}, which "
             f"{'starts afresh' if hasattr(rule, 'init') else 'has no state'}",
-            stacklevel=4,
+            stacklevel=5,
         )
 
 
