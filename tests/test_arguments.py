@@ -66,6 +66,7 @@ TABLE: dict[str, tuple[Callable[[], object], type[Exception], str]] = {
     "cuda_graphs=1": (lambda: wrap(cuda_graphs=1), TypeError, "cuda_graphs must be True or False; got 1"),
     "engine": (lambda: wrap(engine="vmap"), ValueError, "engine must be one of .*; got 'vmap'"),
     "reduce": (lambda: wrap(reduce="mean"), ValueError, "reduce must be 'all' or 'scatter'; got 'mean'"),
+    "trunk='trunk'": (lambda: wrap(trunk="trunk"), TypeError, "trunk must be the module .*; got str"),
     "blocks": (lambda: wrap(blocks="tensor"), ValueError, "blocks must be 'group', 'layer', .*; got 'tensor'"),
     "process_group": (lambda: wrap(process_group="world"), TypeError, "process_group must be .*; got 'world'"),
     "params=net": (lambda: wrap(params=net()), TypeError, PARAMS + "Sequential"),

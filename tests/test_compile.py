@@ -94,6 +94,7 @@ def test_with_an_optimizer_of_torch_the_only_break_is_its_own():
 # what was compiled for another test, or by another process, is not to be found again
 @functorch_config.patch(enable_autograd_cache=False)
 def test_a_compiled_module_that_an_earlier_backward_has_used_up(engine):
+    torch._dynamo.reset()
     net = nn.Sequential(nn.Linear(2, 4), nn.LayerNorm(4), nn.SiLU(), nn.Linear(4, 2))  # saves what it may overwrite
     compiled = torch.compile(net, backend="aot_eager")
     opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), Sum(), engine=engine)

@@ -76,8 +76,12 @@ CONSTRUCTIONS = {
         "dense gradients.*got SparseAdam: use Adam",
     ),
     "LBFGS": (lambda: (torch.optim.LBFGS([nn.Parameter(torch.ones(1))]), Sum()), TypeError, "no closure; got LBFGS"),
-    "no optimizer": (lambda: ([nn.Parameter(torch.ones(1))], Sum()), TypeError, "torch.optim.Optimizer; got a list"),
-    "a class": (lambda: (torch.optim.SGD, Sum()), TypeError, "torch.optim.Optimizer; got the class SGD"),
+    "no optimizer": (
+        lambda: ([nn.Parameter(torch.ones(1))], Sum()),
+        TypeError,
+        "or several in a list; got a Parameter",
+    ),
+    "a class": (lambda: (torch.optim.SGD, Sum()), TypeError, "or several in a list; got the class SGD"),
     "a rule's class": (lambda: (_sgd(), Sum), TypeError, r"instance; got the class Sum: write Sum\(\)"),
     "no rule": (lambda: (_sgd(), NotARule()), TypeError, "a rule must be callable .*an instance of NotARule"),
     "no rule at all": (lambda: (_sgd(), None), TypeError, "a rule must be callable .*NoneType"),
@@ -93,7 +97,8 @@ def test_construction(make, error, match):
 
 def test_an_unknown_engine():
     with pytest.raises(
-        ValueError, match=r"engine must be one of \['auto', 'autograd', 'batched', 'func', 'hooks'\]; got 'vmap'"
+        ValueError,
+        match=r"engine must be one of \['auto', 'autograd', 'batched', 'func', 'gram', 'hooks'\]; got 'vmap'",
     ):
         MultiObjectiveGradient(_sgd(), Sum(), engine="vmap")
 
