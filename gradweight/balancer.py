@@ -13,7 +13,7 @@ from .combination import Combination
 from .contract.arguments import check_count, loss_scale, tensors_of
 from .distributed import check_group, communicator_of, stays
 from .distributed.communicator import AveragedRows, Communicator
-from .gradients.losses import are_functions, check_losses
+from .gradients.losses import are_functions, as_plain, check_losses
 from .gradients.missing_losses import RankLosses
 from .linalg.layout import any_sharded
 from .rule import CoordinateRule, Rule, State
@@ -129,6 +129,7 @@ class LossBalancer(nn.Module):
 
         Nothing is remembered then, and no ``.grad`` is ever written.
         """
+        losses = as_plain(losses)
         if not torch.is_grad_enabled():
             values = check_losses(RankLosses.of(losses).here, with_graph=False)
             return total(values, next(iter(values.values())))

@@ -135,16 +135,13 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """A class whose objects are ``base(...)`` wrapped, for hosts that build the optimizer; it can be pickled.
 
         Args:
-            base: a class of optimizers, or a function from parameters to an optimizer, or to several.
-            rule, **options: as for the wrapper.
+            base, rule, **options: as for the wrapper, with a class or a function in place of the optimizers.
 
         Example:
-            >>> import torch
-            >>> from gradweight.rules import AngleBisector
+            >>> import torch; from gradweight.rules import AngleBisector
             >>> Adam = MultiObjectiveGradient.of(torch.optim.Adam, AngleBisector())
-            >>> opt = Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3)
-            >>> issubclass(Adam, torch.optim.Optimizer), opt.param_groups[0]["lr"]
-            (True, 0.001)
+            >>> Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3).param_groups[0]["lr"]
+            0.001
         """
         return class_of(cls, base, rule, options)
 
@@ -174,8 +171,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
                 or one such function that returns a mapping name -> scalar. Separate functions are run one forward
                 and backward after the other; one function is run once. A process or micro-batch without a loss
                 passes None for it, which counts as zero: so tasks can be walked back one after the other.
-            scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``,
-                while the rule and the `Combination` see everything unscaled.
+            scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``, while
+                the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
             shared: a tensor (or several) through which all losses reach the trunk, such as the features that task
                 heads share. The rule is then shown the gradients at this tensor, and there is one backward pass through
@@ -222,7 +219,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             shared, **signals: as for `backward`.
 
         Returns:
-            A 0-dim tensor. Under ``torch.no_grad()`` (validation, say) it is the plain sum.
+            A 0-dim tensor. Under ``torch.no_grad()`` or of frozen parameters (validation, say) it is the plain sum.
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
@@ -265,10 +262,14 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """
         self._step.check_ready(closure=closure is not None)
         result = self.base.step() if closure is None else self.base.step(closure)
+        self.mark_step()
+        return result
+
+    def mark_step(self) -> None:
+        """Count a step that another optimizer took along ``.grad``: the rule remembers it, and `history` has it."""
         followed = self._step.after_base_step()
         if followed is not None:
             self.history.append(followed)
-        return result
 
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget the gradients that have accumulated, per loss and in ``.grad``, and that a `join` is waiting."""

@@ -53,6 +53,8 @@ class ParameterNames:
 
     def of(self, params: Sequence[Tensor]) -> list[str] | None:
         """The names of these parameters; None unless all are known."""
+        if not (self.places or self.later) and True not in ["param_names" in group for group in self.base.param_groups]:
+            return None
         by_id: dict[int, str] = {}
         owner: dict[str, int] = {}
         clashing = set()

@@ -20,6 +20,7 @@ __all__ = ["Entry", "starts_of"]
 
 _POINTWISE = {f"{operation}Backward0" for operation in ("Mul", "Div", "Add", "Sub", "Neg", "ToCopy", "Clone", "Alias")}
 """What may lie between a stack and what is taken out of it, with constants such as loss weights, and after that."""
+_FIRST = _POINTWISE | {"SelectBackward0", "UnbindBackward0"}
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,8 @@ def starts_of(losses: Iterable[Tensor], params: Sequence[Tensor]) -> list[Tensor
         params: to differentiate by. A walk must come by those that are no leaves.
     """
     inner = {p.grad_fn for p in params if p.grad_fn is not None}
-    return [_entry_of(loss, inner) or loss for loss in losses]
+    # by the name of the type, before anything is called: most losses are no entries
+    return [(type(loss.grad_fn).__name__ in _FIRST and _entry_of(loss, inner)) or loss for loss in losses]
 
 
 def _entry_of(loss: Tensor, inner: set[Node]) -> Entry | None:

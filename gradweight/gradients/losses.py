@@ -8,7 +8,7 @@ from typing import Any, TypeAlias
 import torch
 from torch import Tensor
 
-__all__ = ["Losses", "are_functions", "check_functions", "check_losses", "evaluate", "named_parameters"]
+__all__ = ["Losses", "are_functions", "as_plain", "check_functions", "check_losses", "evaluate", "named_parameters"]
 
 Losses: TypeAlias = (
     Mapping[str, Tensor]
@@ -26,6 +26,25 @@ def evaluate(losses: Losses, params: Sequence[Tensor], names: Sequence[str] | No
         with torch.enable_grad():
             losses = _call(losses, named_parameters(params, names))
     return check_losses(losses)
+
+
+def as_plain(losses: Any) -> Any:
+    """A mapping of another kind as a dict, and losses of a class that says what functions return as plain tensors.
+
+    A TensorDict is not iterated by its keys; a tensor with labels would make everything that is computed from it one.
+    Classes that say what operations do (DTensor) are what they are for.
+    """
+    if not isinstance(losses, Mapping):
+        return losses
+    return {name: _plain(loss) if isinstance(loss, Tensor) else loss for name, loss in losses.items()}
+
+
+def _plain(loss: Tensor) -> Tensor:
+    kind = type(loss)
+    if kind is Tensor or kind.__torch_dispatch__ is not Tensor.__torch_dispatch__:
+        return loss
+    with torch._C.DisableTorchFunctionSubclass():
+        return loss.as_subclass(Tensor)
 
 
 def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor]:

@@ -14,12 +14,13 @@ from torch.optim import Optimizer
 
 from ..combination import Combination
 from ..contract.grad_hooks import run_grad_hooks
-from ..contract.several import bases_of
 from ..distributed import communicator_of, stays
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
-from ..gradients.losses import Losses, check_losses
+from ..gradients.losses import Losses, as_plain, check_losses
+from ..gradients.missing_losses import RankLosses
 from ..rule import State
+from .base_steps import count_steps
 from .grad_watch import GradWatch, added_to
 from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
@@ -29,7 +30,7 @@ from .progress import Progress
 from .rule_state import STATE_KEY, keep, unpack
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
-from .step_check import check_scaler, warn_of_other_gradients
+from .step_check import check_scaler, warn_of_cleared_closure, warn_of_no_step, warn_of_other_gradients
 from .streamed_plan import plan_for
 
 __all__ = ["Step"]
@@ -53,6 +54,8 @@ class Step:
         warned: whether it was said that a step follows other gradients.
         through_wrapper: whether the base's step that is to come was called by the wrapper.
         loaded: whether a checkpoint was loaded, and no `backward` called since.
+        dropped: how many directions have been cleared since the last step that followed one.
+        dropped_before: that number when the wrapper's step began, which may be given a closure.
     """
 
     base: Optimizer
@@ -65,6 +68,8 @@ class Step:
     warned: bool = False
     through_wrapper: bool = False
     loaded: bool = False
+    dropped: int = 0
+    dropped_before: int = 0
     _communicator: Communicator | None = None
 
     def __post_init__(self) -> None:
@@ -93,6 +98,7 @@ class Step:
         joined: bool = False,
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
+        losses = as_plain(losses)
         params = self.params()
         communicator = self.communicator(params)
         with nullcontext() if self.local_only else communicator.telling_errors():
@@ -136,8 +142,11 @@ class Step:
         signals: Mapping[str, Tensor | float],
         shared: Tensor | Sequence[Tensor] | None,
     ) -> Tensor:
-        """A scalar whose backward is `add`; the plain sum where grad mode is off."""
-        params = self.params()
+        """A scalar whose backward is `add`; the plain sum where grad mode is off or nothing is trained."""
+        losses = as_plain(losses)
+        if not (params := self._trained()):
+            given = RankLosses.of(losses).here if isinstance(losses, Mapping) else losses
+            return total(check_losses(given, with_graph=False), self.base.param_groups[0]["params"][0])
         communicator = self.communicator(params)
         if communicator.size == 1:  # else in the backward, for all processes alike
             self.settings.combiner.signals.check(signals, "join()")
@@ -215,11 +224,13 @@ class Step:
 
     def params(self) -> list[Tensor]:
         """The parameters to differentiate by: those of the base that require a gradient now."""
-        # by id: a parameter may be listed twice, and the hash of a tensor is a call in Python
-        params = {id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}
-        if not params:
+        if not (params := self._trained()):
             raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
-        return list(params.values())
+        return params
+
+    def _trained(self) -> list[Tensor]:
+        # by id: a parameter may be listed twice, and the hash of a tensor is a call in Python
+        return list({id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}.values())
 
     def communicator(self, params: list[Tensor]) -> Communicator:
         """What the processes that take this step together communicate by."""
@@ -242,6 +253,9 @@ class Step:
 
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""
+        if self.progress.phase is Phase.READY:
+            self.dropped += 1
+            warn_of_no_step(self.dropped, remembers=bool(self.progress.rule_state))
         self.progress = Progress()
 
     def check_ready(self, *, closure: bool) -> None:
@@ -267,15 +281,18 @@ class Step:
         if not (closure or self.warned):
             watch = self.progress.watch if ready else None
             self.warned = warn_of_other_gradients(watch, self.base, begun=self.last is not None)
-        self.through_wrapper = True
+        self.through_wrapper, self.dropped_before = True, self.dropped
 
     def after_base_step(self) -> Combination | None:
         """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
         progress, self.through_wrapper = self.progress, False
+        if progress.phase is Phase.EMPTY and self.dropped > self.dropped_before:
+            warn_of_cleared_closure()
         followed = self.last if progress.phase is Phase.READY else None
         if progress.rule_state:
             keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), progress.rule_state)
             progress.rule_state = {}
+        self.dropped = 0 if followed is not None else self.dropped
         progress.watch.look()
         progress.phase = Phase.STEPPED
         return followed
@@ -284,17 +301,3 @@ class Step:
         """The losses of the last `join`, if its scalar is alive and no backward pass has come to it."""
         deferred = None if self.deferred is None else self.deferred()
         return None if deferred is None or deferred.done else deferred
-
-
-def count_steps(step: Step) -> None:
-    """Have ``base.step()`` by itself count as a step, too, as long as ``step`` is alive."""
-    this = weakref.ref(step)
-
-    def after(*_: Any) -> None:
-        step = this()
-        if step is not None and not step.through_wrapper and step.progress.phase is Phase.READY:
-            step.after_base_step()
-
-    for base in bases_of(step.base):
-        if hasattr(base, "_optimizer_step_post_hooks"):  # an optimizer of one's own may have been built without
-            base.register_step_post_hook(after)

@@ -10,6 +10,9 @@ written by something else before the first `backward`      a warning, once; late
 still multiplied by the scale of a `GradScaler`            an error
 =========================================================  ========================================================
 
+A direction that is cleared before any step follows it is right too: a step may be left out. Two cases are a warning: a
+closure that leaves nothing, and many in a row while a rule has something to remember.
+
 ``base.step()`` by itself is a step as well: what the rule remembers is kept.
 """
 
@@ -24,7 +27,7 @@ from torch.optim import Optimizer
 from ..contract.several import bases_of
 from .grad_watch import GradWatch
 
-__all__ = ["check_scaler", "warn_of_other_gradients"]
+__all__ = ["check_scaler", "warn_of_cleared_closure", "warn_of_no_step", "warn_of_other_gradients"]
 
 _LEVEL = 5  # the caller of the wrapper's step()
 
@@ -74,3 +77,27 @@ def warn_of_other_gradients(watch: GradWatch | None, base: Optimizer, *, begun: 
         )
         return True
     return False
+
+
+MANY = 100
+"""Steps that are left out one after the other: more than a `GradScaler` takes to find its first scale."""
+
+
+def warn_of_no_step(dropped: int, *, remembers: bool) -> None:
+    """Warn, once, if so many directions were cleared that another optimizer must be what steps along them."""
+    if remembers and dropped == MANY:
+        warnings.warn(
+            f"backward() was called {MANY} times without a step(), so that the rule remembers nothing of them: where "
+            "another optimizer steps along .grad, call opt.mark_step() after it does",
+            stacklevel=_LEVEL,
+        )
+
+
+def warn_of_cleared_closure() -> None:
+    """Warn that the closure of the step has cleared the direction, which nothing followed."""
+    warnings.warn(
+        "the closure of step() called backward(), and then the gradients were cleared, so that this step follows none: "
+        "in automatic optimization the framework goes backward itself; return self.optimizers().join({name: loss, "
+        "...}) from training_step in place of calling backward()",
+        stacklevel=_LEVEL,
+    )

@@ -187,3 +187,15 @@ def test_several_bases_resume_from_a_checkpoint(tmp_path: Path) -> None:
     again = trainer(tmp_path, max_epochs=2, gradient_clip_val=0.5)
     again.fit(module, loader(), ckpt_path=tmp_path / "last.ckpt", weights_only=True)
     assert_same(module.net.state_dict(), by_hand(scheduler=halving, base=several, clip_norm=0.5, epochs=2))
+
+
+def test_automatic_optimization_that_is_returned_no_loss(tmp_path: Path) -> None:
+    class Returned(Automatic):
+        def training_step(self, batch: Any, index: int) -> None:  # type: ignore[override]
+            self.optimizers().backward(losses(self.net, *batch))
+
+    with (
+        pytest.warns(UserWarning, match=r"return self\.optimizers\(\)\.join"),
+        pytest.warns(UserWarning, match="returned `None`"),  # what Lightning itself says
+    ):
+        trainer(tmp_path, max_steps=1).fit(Returned(), loader())
