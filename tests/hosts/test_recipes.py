@@ -1,0 +1,135 @@
+"""Smaller hosts, where they are installed, against the loop by hand."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from gradweight import MultiObjectiveGradient
+from gradweight.rules import AngleBisector
+
+from .problem import BATCH_SIZE, LEARNING_RATE, assert_same, batches, by_hand, losses, network, wrapped
+
+# of these packages about themselves
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning", "ignore::UserWarning")
+
+
+def test_ignite() -> None:
+    """The update function is the user's own."""
+    engine = pytest.importorskip("ignite.engine")
+    net = network()
+    opt = wrapped(net)
+
+    def update(_: Any, batch: tuple[Tensor, Tensor]) -> dict[str, float]:
+        opt.zero_grad()
+        seen = opt.backward(losses(net, *batch))
+        opt.step()
+        return dict(zip(seen.names, seen.losses.tolist(), strict=True))
+
+    trainer = engine.Engine(update)
+    trainer.run(batches(), max_epochs=1)
+    assert trainer.state.output.keys() == {"fit", "size"}
+    assert_same(net.state_dict(), by_hand())
+
+
+def test_skorch() -> None:
+    """It builds the optimizer from a class, and is pickled with it."""
+    skorch = pytest.importorskip("skorch")
+
+    class Net(skorch.NeuralNet):  # type: ignore[misc, name-defined]
+        def get_loss(self, y_pred: Tensor, y_true: Tensor, *_: Any, training: bool = False, **__: Any) -> Tensor:
+            values = losses(lambda prediction: prediction, y_pred, y_true)
+            return self.optimizer_.join(values) if training else torch.stack([*values.values()]).sum()
+
+    host = Net(
+        network,
+        nn.MSELoss,
+        optimizer=MultiObjectiveGradient.of(torch.optim.Adam, AngleBisector()),
+        lr=LEARNING_RATE,
+        batch_size=BATCH_SIZE,
+        max_epochs=1,
+        train_split=None,
+        verbose=0,
+    )
+    x, y = (torch.cat(column) for column in zip(*batches(), strict=True))
+    host.fit(x, y)
+    assert_same(host.module_.state_dict(), by_hand())
+    kind = pickle.loads(pickle.dumps(host.get_params()["optimizer"]))
+    assert issubclass(kind, MultiObjectiveGradient)
+
+
+def test_deepxde(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its losses are a list, which it stacks and adds up: joined, it is a list of one.
+
+    Its own display of the losses goes through ``losses_test``, which is left as it is.
+    """
+    monkeypatch.setenv("DDE_BACKEND", "pytorch")
+    dde = pytest.importorskip("deepxde")
+    x, y = (torch.cat(column) for column in zip(*batches()[:1], strict=True))
+    data = dde.data.DataSet(X_train=x.numpy(), y_train=y.numpy(), X_test=x.numpy(), y_test=y.numpy())
+    net = network()
+    net.regularizer = None  # type: ignore[assignment]
+    net.auxiliary_vars = None  # type: ignore[assignment]
+    opt = wrapped(net)
+
+    def losses_train(targets: Tensor, outputs: Tensor, *_: Any, **__: Any) -> list[Tensor]:
+        return [opt.join(losses(lambda prediction: prediction, outputs, targets))]
+
+    monkeypatch.setattr(data, "losses_train", losses_train)
+    model = dde.Model(data, net)
+    model.compile(opt, loss="MSE", verbose=0)
+    model.train(iterations=3, display_every=100, verbose=0)
+    direct = network()
+    twin = wrapped(direct)
+    for _ in range(3):
+        twin.zero_grad()
+        twin.backward(losses(direct, x, y))
+        twin.step()
+    assert_same(net.state_dict(), direct.state_dict())
+
+
+def test_pytorch_metric_learning() -> None:
+    """Optimizers of trunk, embedder and the loss's own parameters become one, whose rule sees all of them."""
+    metric = pytest.importorskip("pytorch_metric_learning.losses")
+    trunk, embedder = nn.Linear(3, 8), nn.Linear(8, 4)
+    proxies = metric.ProxyAnchorLoss(3, 4)
+    opt = MultiObjectiveGradient(
+        [
+            torch.optim.Adam(trunk.parameters(), lr=0.01),
+            torch.optim.Adam(embedder.parameters(), lr=0.02),
+            torch.optim.SGD(proxies.parameters(), lr=0.1),
+        ],
+        AngleBisector(),
+    )
+    contrast = metric.ContrastiveLoss()
+    labels = torch.arange(12) % 3
+    for x, _ in batches()[:3]:
+        embeddings = embedder(trunk(x.repeat(3, 1)[:12]))
+        opt.zero_grad()
+        seen = opt.backward({"proxy": proxies(embeddings, labels), "contrast": contrast(embeddings, labels)})
+        assert seen.names == ("proxy", "contrast")
+        parts = [*trunk.parameters(), *embedder.parameters(), *proxies.parameters()]
+        before = [p.detach().clone() for p in parts]
+        opt.step()
+        assert not any(torch.equal(p, q) for p, q in zip(before, parts, strict=True))
+
+
+def test_monai() -> None:
+    """Its trainers take a loss function of prediction and target, and step with an optimizer that they are given."""
+    engines = pytest.importorskip("monai.engines")
+    net = network()
+    opt = wrapped(net)
+    trainer = engines.SupervisedTrainer(
+        device=torch.device("cpu"),
+        max_epochs=1,
+        train_data_loader=batches(),
+        network=net,
+        optimizer=opt,
+        loss_function=lambda prediction, y: opt.join(losses(lambda p: p, prediction, y)),
+    )
+    trainer.run()
+    assert_same(net.state_dict(), by_hand())
