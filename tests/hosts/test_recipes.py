@@ -133,3 +133,37 @@ def test_monai() -> None:
     )
     trainer.run()
     assert_same(net.state_dict(), by_hand())
+
+
+def test_torchrl() -> None:
+    """Its loss modules return a TensorDict with losses and more."""
+    objectives, modules = pytest.importorskip("torchrl.objectives"), pytest.importorskip("torchrl.modules")
+    tensordict = pytest.importorskip("tensordict")
+    torch.manual_seed(0)
+    actor = tensordict.nn.TensorDictModule(nn.Linear(3, 2), ["observation"], ["action"])
+
+    class Value(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = nn.Linear(5, 1)
+
+        def forward(self, observation: Tensor, action: Tensor) -> Tensor:
+            return self.linear(torch.cat([observation, action], -1))
+
+    value = modules.ValueOperator(Value(), in_keys=["observation", "action"])
+    loss_module = objectives.DDPGLoss(actor, value)
+    observation = torch.randn(6, 3)
+    after = {"observation": torch.randn(6, 3), "reward": torch.randn(6, 1)}
+    after |= {"done": torch.zeros(6, 1, dtype=torch.bool), "terminated": torch.zeros(6, 1, dtype=torch.bool)}
+    batch = tensordict.TensorDict({"observation": observation, "action": torch.randn(6, 2), "next": after}, [6])
+    params = list(loss_module.parameters())
+    opt = MultiObjectiveGradient(torch.optim.SGD(params, lr=0.1), AngleBisector())
+    out = loss_module(batch)
+    terms = {name: loss for name, loss in out.items() if name.startswith("loss_")}
+    expected = [torch.autograd.grad(loss, params, retain_graph=True, allow_unused=True) for loss in terms.values()]
+    seen = opt.backward(terms)
+    assert set(seen.names) == {"loss_actor", "loss_value"}
+    filled = [[torch.zeros_like(p) if g is None else g for p, g in zip(params, row, strict=True)] for row in expected]
+    norms = [torch.cat([g.flatten() for g in row]).norm() for row in filled]
+    for p, a, b in zip(params, *filled, strict=True):
+        torch.testing.assert_close(p.grad, a / norms[0] + b / norms[1], rtol=1e-5, atol=1e-6)  # float32
