@@ -138,8 +138,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
             base, rule, **options: as for the wrapper, with a class or a function in place of the optimizers.
 
         Example:
-            >>> import torch; from gradweight.rules import AngleBisector
-            >>> Adam = MultiObjectiveGradient.of(torch.optim.Adam, AngleBisector())
+            >>> import torch, gradweight.rules
+            >>> Adam = MultiObjectiveGradient.of(torch.optim.Adam, gradweight.rules.AngleBisector())
             >>> Adam(torch.nn.Linear(2, 1).parameters(), lr=1e-3).param_groups[0]["lr"]
             0.001
         """
@@ -239,7 +239,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Within it, `backward` exchanges nothing: it adds to this process's own gradients, and writes no ``.grad``.
-
         For all micro-batches of a step but the last, whose `backward` averages the sums. The `Combination` of the
         others has NaN for what is not known yet. A rule that goes by losses still has these m numbers averaged.
         With one process it changes nothing.

@@ -27,11 +27,27 @@ def _missing(name: str) -> Callable[[object], NoReturn]:
     def explain(self: object) -> NoReturn:
         message = f"{type(self).__name__!r} object has no attribute {name!r}"
         if hasattr(getattr(self, "optimizer", None), "join"):
-            message += (
-                ": Accelerate calls backward itself. Write accelerator.backward(opt.join({...})) with your own opt, "
-                "the MultiObjectiveGradient that you gave to prepare(); step() and zero_grad() the prepared one. Under "
-                "a Hugging Face Trainer, return opt.join({...}) from compute_loss, with the opt that you gave it"
-            )
+            message += _UNDER_TRAINER if _in_a_trainer() else _IN_A_LOOP
         raise AttributeError(message)
 
     return explain
+
+
+def _in_a_trainer() -> bool:
+    """Whether a Hugging Face Trainer is what runs the caller."""
+    frame = sys._getframe()
+    while frame.f_back is not None:
+        frame = frame.f_back
+        if str(frame.f_globals.get("__name__")).startswith("transformers.trainer"):
+            return True
+    return False
+
+
+_IN_A_LOOP = (
+    ": Accelerate calls backward itself. Write accelerator.backward(opt.join({...})) with your own opt, the "
+    "MultiObjectiveGradient that you gave to prepare(); step() and zero_grad() the prepared one"
+)
+_UNDER_TRAINER = (
+    ": the Trainer calls backward itself, and has wrapped the optimizer once more. Return opt.join({...}) from "
+    "compute_loss, with the MultiObjectiveGradient that you gave it in optimizers="
+)

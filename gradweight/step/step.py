@@ -54,8 +54,7 @@ class Step:
         warned: whether it was said that a step follows other gradients.
         through_wrapper: whether the base's step that is to come was called by the wrapper.
         loaded: whether a checkpoint was loaded, and no `backward` called since.
-        dropped: how many directions have been cleared since the last step that followed one.
-        dropped_before: that number when the wrapper's step began, which may be given a closure.
+        dropped, dropped_before: directions cleared since the last step that followed one; as this step began.
     """
 
     base: Optimizer
@@ -84,8 +83,6 @@ class Step:
     def __getstate__(self) -> dict[str, Any]:
         # a scalar that waits for its backward belongs to this process's graph, and so do its connections to others
         return vars(self) | {"deferred": None, "scaler": None, "_communicator": None}
-
-    # ---- a micro-batch
 
     def add(
         self,
@@ -254,8 +251,7 @@ class Step:
     def clear(self) -> None:
         """Forget the gradients that have accumulated."""
         if self.progress.phase is Phase.READY:
-            self.dropped += 1
-            warn_of_no_step(self.dropped, remembers=bool(self.progress.rule_state))
+            self.dropped = warn_of_no_step(self.dropped + 1, remembers=bool(self.progress.rule_state))
         self.progress = Progress()
 
     def check_ready(self, *, closure: bool) -> None:
@@ -292,7 +288,7 @@ class Step:
         if progress.rule_state:
             keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), progress.rule_state)
             progress.rule_state = {}
-        self.dropped = 0 if followed is not None else self.dropped
+        self.dropped *= followed is None  # 0 after one that was ours
         progress.watch.look()
         progress.phase = Phase.STEPPED
         return followed

@@ -83,14 +83,15 @@ MANY = 100
 """Steps that are left out one after the other: more than a `GradScaler` takes to find its first scale."""
 
 
-def warn_of_no_step(dropped: int, *, remembers: bool) -> None:
-    """Warn, once, if so many directions were cleared that another optimizer must be what steps along them."""
+def warn_of_no_step(dropped: int, *, remembers: bool) -> int:
+    """Warn, once, if so many directions were cleared that another optimizer must step along them; how many were."""
     if remembers and dropped == MANY:
         warnings.warn(
             f"backward() was called {MANY} times without a step(), so that the rule remembers nothing of them: where "
             "another optimizer steps along .grad, call opt.mark_step() after it does",
             stacklevel=_LEVEL,
         )
+    return dropped
 
 
 def warn_of_cleared_closure() -> None:

@@ -141,3 +141,11 @@ def test_the_explanation_is_for_wrappers_and_hides_nothing() -> None:
     plain = Accelerator(cpu=True).prepare(torch.optim.SGD(network().parameters(), lr=0.1))
     with pytest.raises(AttributeError, match=r"^'AcceleratedOptimizer' object has no attribute 'backward'$"):
         plain.backward()
+
+
+def test_under_a_trainer_the_error_says_what_to_return() -> None:
+    prepared = Accelerator(cpu=True).prepare(wrapped(network()))
+    with pytest.raises(AttributeError, match=r"Return opt\.join\(.* from compute_loss"):
+        eval("prepared.join", {"__name__": "transformers.trainer", "prepared": prepared})
+    with pytest.raises(AttributeError, match=r"Write accelerator\.backward"):
+        _ = prepared.join
