@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import combinations_with_replacement
 
 import torch
 from torch import Tensor
 from torch.utils import _pytree
 
-__all__ = ["Combination"]
+from .summary import grouped
+
+__all__ = ["Combination", "cosine"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,32 +85,62 @@ class Combination:
         """Plain floats under flat keys, for any logger; one host sync.
 
         Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>`` and, for each pair, ``cos/<a>~<b>``. With
-        blocks, the last three also as ``weight/<block>/<name>`` and so on.
+        blocks, the last three also as ``weight/<block>/<name>`` and so on. A vector loss of more than 8 values is one
+        name, with ``.mean``, ``.min`` and ``.max`` at the end of the key; its cosines, ``cos/<a>~<b>`` with other
+        losses and ``cos/<a>~<a>`` between its values, have ``.mean`` and ``.min``.
         """
         labelled = [pair for part, prefix in self._parts() for pair in part._labelled(prefix)]
         together = torch.cat([values.to(self.gram.device, torch.float64) for _, values in labelled]).tolist()
         flat = dict(zip((label for labels, _ in labelled for label in labels), together, strict=True))
         if self.blocks:
-            for name in self.names:
-                del flat[f"weight/{name}"]
+            for label in self._labels("weight/"):
+                del flat[label]
         return flat
 
     def _parts(self) -> list[tuple[Combination, str]]:
         return [(self, ""), *((block, f"{name}/") for name, block in self.blocks.items())]
 
+    def _labels(self, prefix: str) -> list[str]:
+        return [f"{prefix}{label}{end}" for label, some in grouped(self.names).items() for end in _ends(some)]
+
     def _labelled(self, prefix: str) -> list[tuple[list[str], Tensor]]:
-        above = [(i, j) for i in range(len(self.names)) for j in range(i + 1, len(self.names))]
+        groups = grouped(self.names)
         pairs = [
-            ([f"weight/{prefix}{name}" for name in self.names], self.weights),
-            ([f"grad_norm/{prefix}{name}" for name in self.names], self.norms),
+            (self._labels(f"weight/{prefix}"), self._summarised(self.weights)),
+            (self._labels(f"grad_norm/{prefix}"), self._summarised(self.norms)),
         ]
         if not prefix:
-            pairs.insert(0, ([f"loss/{name}" for name in self.names], self.losses))
-        if above:
-            cosines = self.cosines
-            labels = [f"cos/{prefix}{self.names[i]}~{self.names[j]}" for i, j in above]
-            pairs.append((labels, torch.stack([cosines[i, j] for i, j in above])))
+            pairs.insert(0, (self._labels("loss/"), self._summarised(self.losses)))
+        cosines = self.cosines if len(self.names) > 1 else self.gram
+        labels, values = [], []
+        for (a, some), (b, others) in combinations_with_replacement(groups.items(), 2):
+            if a == b and len(some) == 1:
+                continue
+            if len(some) == len(others) == 1:
+                labels.append(f"cos/{prefix}{a}~{b}")
+                values.append(cosines[some[0], others[0]])
+            else:
+                found = cosines[some][:, others]
+                if a == b:
+                    found = found[~torch.eye(len(some), dtype=torch.bool, device=found.device)]
+                labels += [f"cos/{prefix}{a}~{b}.mean", f"cos/{prefix}{a}~{b}.min"]
+                values += [found.mean(), found.min()]
+        if labels:
+            pairs.append((labels, torch.stack(values)))
         return pairs
+
+    def _summarised(self, values: Tensor) -> Tensor:
+        groups = grouped(self.names).values()
+        if len(groups) == len(self.names):
+            return values
+        found = []
+        for some in groups:
+            if len(some) == 1:
+                found.append(values[some[0]])
+            else:
+                part = values[some]
+                found += [part.mean(), part.min(), part.max()]
+        return torch.stack(found)
 
     def __str__(self) -> str:
         if self.gram.dim() != 2:
@@ -118,18 +151,31 @@ class Combination:
             number = "1 block" if len(self.blocks) == 1 else f"{len(self.blocks)} blocks"
             return "\n\n".join([number, *(f"{b}\n{c}" for b, c in self.blocks.items())])
         flat = self.as_dict()
-        header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in self.names)]
+        groups = grouped(self.names)
+        ends = {label: "" if len(some) == 1 else ".mean" for label, some in groups.items()}
+        titles = {a: a if len(some) == 1 else f"{a} (mean of {len(some)})" for a, some in groups.items()}
+        header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in groups)]
         lines = []
-        for a in self.names:
-            angles = [0.0 if a == b else _angle(flat.get(f"cos/{a}~{b}", flat.get(f"cos/{b}~{a}"))) for b in self.names]
-            lines.append([flat[f"loss/{a}"], flat[f"weight/{a}"], flat[f"grad_norm/{a}"], *angles])
-        first = max(len("loss"), *(len(name) for name in self.names))
+        for a in groups:
+            angles = [0.0 if a == b and not ends[a] else _angle(cosine(flat, a, b)) for b in groups]
+            lines.append([flat[f"{key}/{a}{ends[a]}"] for key in ("loss", "weight", "grad_norm")] + angles)
+        first = max(len("loss"), *(len(title) for title in titles.values()))
         widths = [max(9, len(title)) for title in header]
         rows = ["  ".join(["loss".ljust(first), *(t.rjust(w) for t, w in zip(header, widths, strict=True))])]
-        for name, numbers in zip(self.names, lines, strict=True):
+        for name, numbers in zip(titles.values(), lines, strict=True):
             cells = (f"{x:.4g}".rjust(w) for x, w in zip(numbers, widths, strict=True))
             rows.append("  ".join([name.ljust(first), *cells]))
         return "\n".join(rows)
+
+
+def _ends(some: list[int]) -> list[str]:
+    return [""] if len(some) == 1 else [".mean", ".min", ".max"]
+
+
+def cosine(flat: dict[str, float], a: str, b: str) -> float | None:
+    """The cosine of two losses, in either order, or its mean, from a flat record; None where there is none."""
+    keys = [f"cos/{one}~{other}{end}" for one, other in ((a, b), (b, a)) for end in ("", ".mean")]
+    return next((flat[key] for key in keys if key in flat), None)
 
 
 def _angle(cosine: float | None) -> float:

@@ -56,9 +56,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
             (LBFGS), runs a backward pass of its own (SAM, LOMO) or takes sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
         engine: "autograd", "batched", "func", "gram" or "hooks" (see `gradweight.gradients.engines`). "auto" is "func"
-            for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" on a GPU for three losses
-            and more on one small trunk, else "autograd"; `engine_used` says which it was. "gram" keeps no gradient of
-            one loss: for one `backward` per step, one process, rules that go by the Gram matrix.
+            for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" for vector losses and, on
+            a GPU, for three losses and more on one small trunk, else "autograd"; `engine_used` says which. "gram" keeps
+            no gradient of one loss: one `backward` a step, one process, rules by the Gram matrix.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.
@@ -167,9 +167,10 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """Compute each loss's gradient, combine what has accumulated, and write the direction to ``.grad``.
 
         Args:
-            losses: a mapping name -> scalar tensor; or name -> function of the parameters, a dict of named tensors;
-                or one such function that returns a mapping name -> scalar. Separate functions are run one forward
-                and backward after the other; one function is run once. A process or micro-batch without a loss
+            losses: a mapping name -> scalar tensor, or vector of up to 1024 values, one per sample, each of which is a
+                loss ``name[i]`` of its own; or name -> function of the parameters, a dict of named tensors;
+                or one such function that returns a mapping as above. Separate functions are run one forward and
+                backward after the other; one function is run once. A process or micro-batch without a loss
                 passes None for it, which counts as zero: so tasks can be walked back one after the other.
             scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``, while
                 the rule and the `Combination` see everything unscaled.

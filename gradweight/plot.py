@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from .combination import Combination
+from .combination import Combination, cosine
+from .summary import grouped
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -24,7 +25,7 @@ def history(steps: Sequence[Combination]) -> Figure:
     """Four panels over the steps: losses, gradient norms, weights, and the angle of each pair in degrees.
 
     Losses, norms and weights have logarithmic axes, on both sides of zero where some are negative. A loss that is
-    absent on some steps has gaps there.
+    absent on some steps has gaps there. A vector loss of more than 8 values is one line, their mean.
 
     Args:
         steps: one `Combination` a step, in order; ``opt.history`` for example.
@@ -41,7 +42,8 @@ def history(steps: Sequence[Combination]) -> Figure:
     for axis, (key, title) in zip(axes.flat, panels, strict=False):
         everything = []
         for name in names:
-            values = [record.get(f"{key}/{name}", float("nan")) for record in records]
+            where = f"{key}/{name}"
+            values = [record.get(where, record.get(f"{where}.mean", float("nan"))) for record in records]
             everything += [value for value in values if value == value]
             axis.plot(values, color=colours[name], label=name, lw=1.2)
         if everything and min(everything) > 0:
@@ -51,7 +53,7 @@ def history(steps: Sequence[Combination]) -> Figure:
         axis.set_title(title)
     angles = axes.flat[3]
     for k, (a, b) in enumerate(combinations(names, 2)):
-        values = [_degrees(record.get(f"cos/{a}~{b}", record.get(f"cos/{b}~{a}"))) for record in records]
+        values = [_degrees(cosine(record, a, b)) for record in records]
         angles.plot(values, color=f"C{k % 10}" if len(names) > 2 else "black", label=f"{a} ~ {b}", lw=1.2)
     angles.axhspan(90, 180, color="C3", alpha=0.08, lw=0)
     angles.set(ylim=(0, 180), yticks=range(0, 181, 45), title="angle (degrees; obtuse is conflict)")
@@ -81,12 +83,14 @@ def conflicts(steps: Sequence[Combination]) -> Figure:
     obtuse, seen = torch.zeros_like(total), torch.zeros_like(total)
     for step in steps:
         cosines = step.cosines.detach().to("cpu", torch.float64)
-        where = torch.tensor([position[name] for name in step.names], device="cpu")
+        groups = grouped(step.names)
+        label = {i: a for a, some in groups.items() for i in some}
+        where = torch.tensor([position[label[i]] for i in range(len(step.names))], device="cpu")
         measured = ~cosines.isnan()
         index = where[:, None], where[None, :]
-        total[index] += cosines.nan_to_num()
-        obtuse[index] += ((cosines < 0) & measured).double()
-        seen[index] += measured.double()
+        total.index_put_(index, cosines.nan_to_num(), accumulate=True)
+        obtuse.index_put_(index, ((cosines < 0) & measured).double(), accumulate=True)
+        seen.index_put_(index, measured.double(), accumulate=True)
     mean, share = total / seen, obtuse / seen
 
     side = 1.6 + 0.9 * len(names)
@@ -110,7 +114,7 @@ def _names(steps: Sequence[Combination], function: str) -> list[str]:
         raise ValueError(
             f"plot.{function} needs at least one Combination; got none (was history=n given and step() called?)"
         )
-    return list(dict.fromkeys(name for step in steps for name in step.names))
+    return list(dict.fromkeys(name for step in steps for name in grouped(step.names)))
 
 
 def _low(values: Sequence[float]) -> float:

@@ -23,6 +23,11 @@ MOST_PARAMETERS = 2**24
 """Beyond, an operation takes longer than its launch, and m times the intermediate gradients take memory."""
 
 
+AT_ONCE = 32
+"""Of the values of vectors, how many are differentiated at a time: m times the intermediate gradients of a whole batch
+grow with its square."""
+
+
 class AutoEngine:
     """What ``engine="auto"`` has chosen, and which losses have turned out to have no batched backward pass.
 
@@ -48,12 +53,13 @@ class AutoEngine:
         """
         names = tuple(values)
         works = self._works.get(names)
-        if works is False or not _pays(list(values.values()), graphs, params):
+        vectors = _of_vectors(list(values.values())) and not is_captured(params[0])
+        if works is False or not (vectors or _pays(list(values.values()), graphs, params)):
             return None
         losses = list(values.values())
         retain = [retain_graph or works is None] * len(losses)
         try:
-            rows = list(by_batched(losses, params, retain, scale))
+            rows = list(by_batched(losses, params, retain, scale, AT_ONCE if vectors else None))
         except RuntimeError:
             if works:
                 raise
@@ -61,6 +67,12 @@ class AutoEngine:
             return None
         self._works[names] = True
         return rows
+
+
+def _of_vectors(losses: Sequence[Tensor]) -> bool:
+    """Whether most losses are values of vectors: they share their whole graph, and one backward pass each would cost
+    that of the batch every time."""
+    return len(losses) >= FEWEST and 2 * len({loss.grad_fn for loss in losses}) <= len(losses)
 
 
 def _pays(losses: Sequence[Tensor], graphs: Sequence[Graph], params: Sequence[Tensor]) -> bool:

@@ -17,23 +17,30 @@ def by_batched(
     params: Sequence[Tensor],
     retain: Sequence[bool],
     scale: Tensor | None,
+    at_once: int | None = None,
 ) -> Iterator[Row]:
     """The rows of all losses by one `torch.autograd.grad` with ``is_grads_batched``, one-hot over the losses.
 
-    A gradient that a loss does not have is zeros if another loss has it, and None if none has.
+    With ``at_once``, one for so many losses at a time: fewer intermediate gradients. A gradient that a loss does not
+    have is zeros if another loss has it, and None if none has.
 
     Raises:
         RuntimeError: an operation's backward cannot be vectorised; the graphs may have been freed by then.
     """
     cotangents = one_hot(losses, scale)
-    try:
-        found = torch.autograd.grad(
-            list(losses), params, cotangents, retain_graph=retain[-1], allow_unused=True, is_grads_batched=True
-        )
-    except RuntimeError as error:
-        raise RuntimeError(unbatched_message("batched")) from error
-    for i in range(len(losses)):
-        yield [None if t is None else t[i] for t in found]
+    m = len(losses)
+    for start in range(0, m, at_once or m):
+        stop = min(m, start + (at_once or m))
+        keep = retain[-1] or stop < m
+        hot = [c[start:stop] for c in cotangents]
+        try:
+            found = torch.autograd.grad(
+                list(losses), params, hot, retain_graph=keep, allow_unused=True, is_grads_batched=True
+            )
+        except RuntimeError as error:
+            raise RuntimeError(unbatched_message("batched")) from error
+        for i in range(stop - start):
+            yield [None if t is None else t[i] for t in found]
 
 
 def one_hot(losses: Sequence[Tensor], scale: Tensor | None) -> list[Tensor]:

@@ -17,6 +17,7 @@ Losses: TypeAlias = (
 )
 
 
+_OR_VECTOR = ", to a vector for a loss per sample if it is no function by itself and shared= is not given"
 _LEAVE_OUT = "leave it out of the mapping if this step has no such loss"
 
 
@@ -60,7 +61,9 @@ def check_losses(losses: object, *, with_graph: bool = True) -> dict[str, Tensor
             hint = "; None is for one that another micro-batch or process has, without shared=" if loss is None else ""
             raise TypeError(f"the loss {name!r} must be a scalar tensor; got {type(loss).__name__}: {_LEAVE_OUT}{hint}")
         if loss.numel() != 1:
-            raise ValueError(f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first")
+            raise ValueError(
+                f"the loss {name!r} must be a scalar; got shape {tuple(loss.shape)}: reduce it first{_OR_VECTOR}"
+            )
         if not loss.is_floating_point():
             raise TypeError(f"the loss {name!r} must be real and floating-point; got {loss.dtype}")
         if with_graph and not loss.requires_grad:

@@ -19,6 +19,7 @@ from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses, as_plain, check_losses
 from ..gradients.missing_losses import RankLosses
+from ..gradients.vector_losses import expanded
 from ..rule import State
 from .base_steps import count_steps
 from .grad_watch import GradWatch, added_to
@@ -99,6 +100,7 @@ class Step:
         params = self.params()
         communicator = self.communicator(params)
         with nullcontext() if self.local_only else communicator.telling_errors():
+            losses = expanded(losses, params)
             if self.progress.zeroed():
                 self.clear()
             self._check_another(shared is not None)
@@ -149,6 +151,7 @@ class Step:
             self.settings.combiner.signals.check(signals, "join()")
         with_graph = torch.is_grad_enabled()
         with communicator.telling_errors() if with_graph and not self.local_only else nullcontext():
+            losses = expanded(losses, params)  # type: ignore[assignment]
             here = communicator.losses_on_this_rank(losses)
             values = {} if here.none_here else check_losses(here.here, with_graph=with_graph)
         if not with_graph:
