@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import statistics
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -37,6 +38,8 @@ from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, plain, started
 from benchmarks.models import mlp
 from benchmarks.record import device_arguments, machine_record
+from gradweight.linalg.host_access import call_with_numpy, is_host_readable
+from gradweight.rule import Rule, faster_on_numpy_from
 from gradweight.rules import AngleBisector, Sum
 
 WIDTH = 512
@@ -103,13 +106,27 @@ def variants(problem: str) -> dict[str, Callable[[Problem], Callable[[], None]]]
     return ways
 
 
+def rules_alone(m: int, device: torch.device) -> dict[str, Callable[[], object]]:
+    """Only what the rule does in a step: from a Gram matrix to weights, the way the wrapper calls it."""
+    rows = torch.randn(m, 4 * m, device=device)
+    matrix = rows @ rows.mT
+
+    def calls(rule: Rule) -> Callable[[], object]:
+        host = m >= faster_on_numpy_from(rule) and is_host_readable(matrix)
+        return (lambda: call_with_numpy(rule, matrix)) if host else (lambda: rule(matrix))
+
+    return {f"gradweight {type(rule).__name__}": calls(rule) for rule in (Sum(), AngleBisector())}
+
+
 def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: float) -> dict[str, Any]:
     cell = PROBLEMS[problem](m)
     ready = Problem.of(cell, device)
     ways = {name: make for name, make in variants(problem).items() if m > 1 or "batched" not in name}
     steps, failed = started(ways, ready)
     times = interleaved(steps, rounds=rounds, seconds=seconds, device=device, title=cell.title)
+    rules = interleaved(rules_alone(m, device), rounds=rounds, seconds=seconds, device=device, title="rules alone")
     return {
+        "rule_ms": {name: 1e3 * statistics.median(some) for name, some in rules.items()},
         "problem": problem,
         "m": m,
         **beside_plain(times, PLAIN),
@@ -181,7 +198,10 @@ def main() -> None:
                 ratios = "   ".join(
                     f"{STYLES[n][1]} {q[1]:.2f}" for n, q in result["ratio_quartiles"].items() if n != PLAIN
                 )
-                print(f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}")
+                share = ", ".join(f"{STYLES[n][1]} {ms:.3f}" for n, ms in result["rule_ms"].items())
+                print(
+                    f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}   of it the rule, ms: {share}"
+                )
                 for name, error in result["failed"].items():
                     print(f"  {name} not run: {error}")
                 record = {"machine": machine_record(), "device": arguments.device.type, "results": results}

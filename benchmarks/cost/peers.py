@@ -9,7 +9,7 @@ from torch import Tensor
 
 from benchmarks.cost.problem import Problem
 
-__all__ = ["conflictfree", "paper", "torchjd", "torchjd_engine", "torchjd_trunk"]
+__all__ = ["conflictfree", "paper", "torchjd", "torchjd_engine", "torchjd_engine_by_sample", "torchjd_trunk"]
 
 
 def paper(problem: Problem) -> Callable[[], None]:
@@ -63,14 +63,23 @@ def torchjd(name: str, chunk: int | None, gramian: bool) -> Callable[[Problem], 
 
 def torchjd_engine(problem: Problem) -> Callable[[], None]:
     """TorchJD's engine: the Gramian from module hooks, without the Jacobian, then one backward with the weights."""
+    return _torchjd_engine(problem, None)
+
+
+def torchjd_engine_by_sample(problem: Problem) -> Callable[[], None]:
+    """The same of a vector of one loss per sample, with the engine's batch dimension."""
+    return _torchjd_engine(problem, 0)
+
+
+def _torchjd_engine(problem: Problem, batch_dim: int | None) -> Callable[[], None]:
     from torchjd.aggregation import UPGradWeighting
     from torchjd.autogram import Engine
 
     problem = Problem.of(problem.cell, problem.batch[0].device)  # its hooks stay on the network: it gets one of its own
-    engine, weighting = Engine(problem.net, batch_dim=None), UPGradWeighting()
+    engine, weighting = Engine(problem.net, batch_dim=batch_dim), UPGradWeighting()
 
     def step() -> None:
-        losses = torch.stack(list(problem.losses().values()))
+        losses = torch.cat([loss.reshape(-1) for loss in problem.losses().values()])
         losses.backward(weighting(engine.compute_gramian(losses)))
         problem.base.step()
         problem.base.zero_grad()
