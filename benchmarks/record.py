@@ -61,6 +61,12 @@ def device_arguments(parser: argparse.ArgumentParser, name: str) -> argparse.Nam
     return arguments
 
 
+def write_results(path: Path, device: torch.device, results: list[dict[str, Any]]) -> None:
+    """Write all results so far, with the machine that they are of."""
+    record = {"machine": machine_record(), "device": device.type, "results": results}
+    path.write_text(json.dumps(record, indent=2) + "\n")
+
+
 def keep_by_cell(path: Path, result: dict[str, Any], cells: Iterable[str]) -> list[dict[str, Any]]:
     """All results in the file, this one in the place of an earlier one of its cell, each with the record of its run.
 

@@ -219,8 +219,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             losses: a mapping name -> scalar tensor.
             shared, **signals: as for `backward`.
 
-        Returns:
-            A 0-dim tensor. Under ``torch.no_grad()`` or of frozen parameters (validation, say) it is the plain sum.
+        Returns: a 0-dim tensor; under ``torch.no_grad()`` or of frozen parameters (validation, say) the plain sum.
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
@@ -231,8 +230,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             >>> net = torch.nn.Linear(2, 1, bias=False)
             >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
             >>> a, b = net(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))[:, 0]
-            >>> opt.join({"a": a, "b": b}).backward()
-            >>> net.weight.grad
+            >>> opt.join({"a": a, "b": b}).backward(); net.weight.grad
             tensor([[1., 1.]])
         """
         return self._step.join(losses, signals, shared)
@@ -240,9 +238,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
     @contextmanager
     def no_sync(self) -> Iterator[None]:
         """Within it, `backward` exchanges nothing: it adds to this process's own gradients, and writes no ``.grad``.
-        For all micro-batches of a step but the last, whose `backward` averages the sums. The `Combination` of the
-        others has NaN for what is not known yet. A rule that goes by losses still has these m numbers averaged.
-        With one process it changes nothing.
+
+        For all micro-batches of a step but the last, whose `backward` averages the sums. With one process it changes
+        nothing. Of the others' `Combination`, what is not known yet is NaN; losses that a rule goes by are averaged.
         """
         before, self._step.local_only = self._step.local_only, True
         try:

@@ -15,7 +15,7 @@ is named with its error and left out.
 from __future__ import annotations
 
 import argparse
-import json
+import itertools
 import warnings
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -29,7 +29,7 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
-from benchmarks.cost.cells import Batch, Call, Cell
+from benchmarks.cost.cells import Batch, Call, Cell, print_failed
 from benchmarks.cost.losses import WIDTH, shared_trunk
 from benchmarks.cost.memory import peak_of
 from benchmarks.cost.peers import torchjd_engine, torchjd_engine_by_sample
@@ -37,7 +37,7 @@ from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, started
 from benchmarks.models import mlp
-from benchmarks.record import device_arguments, machine_record
+from benchmarks.record import device_arguments, write_results
 from gradweight.rules import UPGrad
 
 ENGINES = {
@@ -124,30 +124,23 @@ def draw(results: list[dict[str, Any]], path: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=None, help="steps of each way; default 20, quick 3")
     parser.add_argument("--ms", default=None, help="comma-separated; default 2 to 256, quick 2 and 8")
-    parser.add_argument("--rounds", type=int, default=None)
     arguments = device_arguments(parser, "engines")
     ms = [int(m) for m in (arguments.ms or ("2,8" if arguments.quick else "2,4,8,16,32,64,128,256")).split(",")]
     rounds = arguments.rounds or (3 if arguments.quick else 20)
     results: list[dict[str, Any]] = []
-    try:
-        for problem in PROBLEMS:
-            for m in ms:
-                with warnings.catch_warnings():
-                    warnings.simplefilter("ignore")  # of the peer
-                    result = measure(problem, m, arguments.device, rounds, min(arguments.seconds, 40.0))
-                results.append(result)
-                memory = result["memory_beyond"]
-                cells = (
-                    f"{n} {q[1]:.2f}, {memory[n]:+.1f} k" for n, q in result["ratio_quartiles"].items() if n != PLAIN
-                )
-                print(f"{problem}, m = {m:3}: plain {result['plain_ms']:8.2f} ms   {'   '.join(cells)}")
-                for name, error in result["failed"].items():
-                    print(f"  {name} not run: {error}")
-                record = {"machine": machine_record(), "device": arguments.device.type, "results": results}
-                (arguments.out / "engines.json").write_text(json.dumps(record, indent=2) + "\n")
-    finally:  # whoever is stopped draws what there is
-        draw(results, arguments.out / "engines.png")
+    for problem, m in itertools.product(PROBLEMS, ms):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of the peer
+            result = measure(problem, m, arguments.device, rounds, min(arguments.seconds, 40.0))
+        results.append(result)
+        memory = result["memory_beyond"]
+        cells = (f"{n} {q[1]:.2f}, {memory[n]:+.1f} k" for n, q in result["ratio_quartiles"].items() if n != PLAIN)
+        print(f"{problem}, m = {m:3}: plain {result['plain_ms']:8.2f} ms   {'   '.join(cells)}")
+        print_failed(result["failed"])
+        write_results(arguments.out / "engines.json", arguments.device, results)
+        draw(results, arguments.out / "engines.png")  # at once, for whoever stops it
 
 
 if __name__ == "__main__":

@@ -16,7 +16,6 @@ error and left out.
 from __future__ import annotations
 
 import argparse
-import json
 import statistics
 import warnings
 from collections.abc import Callable
@@ -31,13 +30,13 @@ import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
-from benchmarks.cost.cells import Batch, Call, Cell
+from benchmarks.cost.cells import Batch, Call, Cell, print_failed
 from benchmarks.cost.peers import torchjd
 from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, plain, started
 from benchmarks.models import mlp
-from benchmarks.record import device_arguments, machine_record
+from benchmarks.record import device_arguments, write_results
 from gradweight.linalg.host_access import call_with_numpy, is_host_readable
 from gradweight.rule import Rule, faster_on_numpy_from
 from gradweight.rules import AngleBisector, Sum
@@ -202,10 +201,8 @@ def main() -> None:
                 print(
                     f"{problem}, m = {m:2}: plain {result['plain_ms']:8.2f} ms   {ratios}   of it the rule, ms: {share}"
                 )
-                for name, error in result["failed"].items():
-                    print(f"  {name} not run: {error}")
-                record = {"machine": machine_record(), "device": arguments.device.type, "results": results}
-                (arguments.out / "losses.json").write_text(json.dumps(record, indent=2) + "\n")
+                print_failed(result["failed"])
+                write_results(arguments.out / "losses.json", arguments.device, results)
     finally:  # whoever is stopped draws what there is
         draw(results, arguments.out / "losses.png")
 

@@ -47,9 +47,9 @@ class DWA:
 
     faster_on_numpy_from: ClassVar[int] = 1
 
-    needs_gradients: ClassVar[bool] = False
     temperature: float = 2.0
     period: int = 1
+    needs_gradients: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_positive("DWA", "temperature", self.temperature)

@@ -65,8 +65,8 @@ class MetaBalance:
 
     def update(self, gram: Array, state: State, /, *, names: tuple[str, ...]) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        t = position("MetaBalance", self.target, names)
         inverse_norm = inverse_norms(gram)
+        t = position("MetaBalance", self.target, names)
         active = inverse_norm > 0
         length = 1 / xp.where(active, inverse_norm, 1)
         norms = xp.where(active, self.beta * state["norms"] + length, state["norms"])

@@ -46,10 +46,10 @@ class PBI:
 
     faster_on_numpy_from: ClassVar[int] = 1
 
-    needs_gradients: ClassVar[bool] = False
     ray: Mapping[str, float] | None = field(default=None, hash=False)
     theta: float = 5.0
     ideal: Mapping[str, float] | None = field(default=None, hash=False)
+    needs_gradients: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         check_nonnegative("PBI", "ray", self.ray)

@@ -63,14 +63,14 @@ class SDMGrad:
     momentum: float = 0.5
     iterations: int = 20
 
+    def init(self, gram: Array) -> State:
+        return equal_shares(gram)
+
     def __post_init__(self) -> None:
         check_range("SDMGrad", "lam", self.lam, 0)
         check_positive("SDMGrad", "lr", self.lr)
         check_range("SDMGrad", "momentum", self.momentum, 0, 1, below=True)
         check_whole("SDMGrad", "iterations", self.iterations, 1)
-
-    def init(self, gram: Array) -> State:
-        return equal_shares(gram)
 
     def update(
         self, gram: Array, state: State, /, *, names: Names = None, losses: Array = None, cross: Array = None

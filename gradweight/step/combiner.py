@@ -19,15 +19,7 @@ from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import call_with_numpy, is_host_readable
 from ..linalg.rows import Row
 from ..linalg.weighted_sum import weighted_sum
-from ..rule import (
-    CoordinateRule,
-    Rule,
-    Signals,
-    State,
-    StatefulRule,
-    check_weights,
-    faster_on_numpy_from,
-)
+from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_weights, faster_on_numpy_from
 from .combiner_input import CombinerInput
 from .coordinates import directions_by_coordinate
 from .finite import all_finite, or_nan

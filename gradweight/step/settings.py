@@ -83,6 +83,13 @@ class Settings:
         return isinstance(combiner.rule, StatefulRule) or "step" in combiner.signals.known or self.refresh_every > 1
 
     @property
+    def why_one_backward(self) -> str:
+        """Why a step can have one `backward` only, where it can."""
+        if self.engine == "gram":
+            return "engine='gram'"
+        return "shared=" if self.accumulate else "accumulate=False"
+
+    @property
     def described(self) -> str:
         """What must be the same on all processes that take a step together."""
         blocks = self.blocks if isinstance(self.blocks, str | Trunk | None) else "by a function"

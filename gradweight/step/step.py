@@ -175,15 +175,9 @@ class Step:
         begun = phase in (Phase.READY, Phase.UNSYNCED) or (phase is Phase.STEPPED and more_allowed)
         if (begun and shared) or (phase is Phase.READY and not more_allowed):
             raise RuntimeError(
-                f"{self._why_one_backward()} says that a step is one backward, "
-                "whose rows are not kept; this is the second one before step() or zero_grad(): do without it to add up "
-                "micro-batches"
+                f"{self.settings.why_one_backward} says that a step is one backward, whose rows are not kept; this "
+                "is the second one before step() or zero_grad(): do without it to add up micro-batches"
             )
-
-    def _why_one_backward(self) -> str:
-        if self.settings.engine == "gram":
-            return "engine='gram'"
-        return "shared=" if self.settings.accumulate else "accumulate=False"
 
     def _keep_unsynced(self, new: AccumulatedGradients) -> Combination:
         """Keep this process's gradients until the `backward` that averages them."""
