@@ -83,7 +83,9 @@ COMPILED_RULES = [
 
 
 @pytest.mark.parametrize("rule", COMPILED_RULES, ids=lambda r: type(r).__name__)
-@pytest.mark.parametrize("split", [False, True], ids=["one function", "functions"])
+@pytest.mark.parametrize(
+    "split", [False, pytest.param(True, marks=pytest.mark.slow)], ids=["one function", "functions"]
+)
 def test_compiled_in_one_graph(rule, split):
     losses, params, x = problem()
     direction_of = combined_grad(separated(losses) if split else losses, rule)

@@ -30,6 +30,7 @@ from gradweight.rules import (
 from gradweight.rules.claims import CLAIMS, NAMES
 
 from .recording import NothingFromTheHost
+from .representatives import others_slow
 
 every_rule = pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
 either_way = pytest.mark.parametrize("by_host", [False, True], ids=["backward", "join"])
@@ -112,7 +113,7 @@ def test_no_rule_asks_the_host(device, claims):
     Training(device, claims.rule, losses_of(claims, 3), claims.signals).steps(plainly)
 
 
-@every_rule
+@pytest.mark.parametrize("claims", others_slow())
 def test_nor_does_it_for_many_losses(device, claims):
     """For which solvers go another way."""
     Training(device, claims.rule, losses_of(claims, 9), claims.signals).steps(plainly, micro_batches=1, steps=1)

@@ -123,6 +123,7 @@ def test_memory_is_at_the_floor_where_the_gradients_are_the_peak(
     assert extra["Algorithm 1 as in the paper's text"] > mlp["floor_kept"]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     results = run_here(monkeypatch, "losses", tmp_path, "--ms", "1,2", "--rounds", "2")["results"]
@@ -131,6 +132,7 @@ def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_for_this(problem: variants.Problem) -> None:
@@ -147,6 +149,7 @@ def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path, monkeypatch: py
         run_here(monkeypatch, "losses", tmp_path, "--ms", "2", "--rounds", "2")
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_advas(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (plane,) = run_here(monkeypatch, "advas", tmp_path, "--cells", "plane", "--rounds", "2")["results"]

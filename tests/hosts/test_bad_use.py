@@ -94,9 +94,9 @@ def test_join_and_backward_in_one_step() -> None:
         ({}, ValueError, "empty"),
         ([torch.zeros(())], TypeError, "mapping"),
         ({"a": 1.0}, TypeError, "'a' must be a scalar tensor"),
-        ({"a": torch.zeros(2)}, ValueError, "'a' must be a scalar"),
+        ({"a": torch.zeros(2, 2)}, ValueError, "'a' must be a scalar"),
     ],
-    ids=["empty", "list", "number", "vector"],
+    ids=["empty", "list", "number", "matrix"],
 )
 @pytest.mark.parametrize("enabled", [True, False], ids=["training", "validation"])
 def test_what_join_is_given(mistake: Any, error: type[Exception], match: str, enabled: bool) -> None:

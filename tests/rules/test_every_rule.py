@@ -15,6 +15,7 @@ from gradweight.rule import CoordinateRule, StatefulRule
 from gradweight.rules import CAGrad, SDMGrad
 from gradweight.rules.claims import CLAIMS
 
+from ..representatives import others_slow
 from .problems import (
     decide,
     every_rule,
@@ -84,13 +85,7 @@ def test_runs_on_fake_tensors(claims):
     assert found.shape == (rows.shape[1:] if isinstance(claims.rule, CoordinateRule) else rows.shape[:1])
 
 
-# one of each kind, and of each solver: closed forms, cones, eigenvalues, Newton's method, state, losses, coordinates
-COMPILED = {"AngleBisector", "AdaptiveWeights", "UPGrad", "AlignedMTL", "NashMTL", "GradNorm", "DWA", "GradDrop"}
-
-
-@pytest.mark.parametrize(
-    "claims", [pytest.param(c, id=c.name, marks=() if c.name in COMPILED else pytest.mark.slow) for c in CLAIMS]
-)
+@pytest.mark.parametrize("claims", others_slow())
 def test_compiled_is_eager(claims):
     rows, losses = example(claims)
     torch.compiler.reset()

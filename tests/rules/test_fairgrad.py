@@ -25,7 +25,10 @@ def test_equation(rows: np.ndarray, alpha: float) -> None:
         g, w = rows[active] @ rows[active].T, w[active]
         # relative; the second term is what rounding of the entries of G leaves certain of the equation
         certain = 10 * len(w) * EPS * (np.abs(g) @ w) * w ** (1 / alpha)
-        assert np.all(np.abs(g @ w * w ** (1 / alpha) - 1) <= 1e-8 + certain)
+        # it ends where what is left changes the objective by 1e-18 of it: a loss with next to no share of it may be off
+        shares = w * np.abs(g @ w)
+        unimportant = 1e-9 / np.sqrt(np.maximum(shares / shares.sum(), 1e-300))
+        assert np.all(np.abs(g @ w * w ** (1 / alpha) - 1) <= 1e-8 + certain + unimportant)
 
 
 @given(regular_sets(max_m=8, max_ratio=1e6), ALPHAS)

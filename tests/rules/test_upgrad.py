@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gradweight.rules import UPGrad
 
-from ..strategies import Pair, pairs, regular_sets, structured_sets, weights
+from ..strategies import EPS, Pair, pairs, regular_sets, structured_sets, weights
 
 
 def nearest_without_conflict(rows: np.ndarray, target: np.ndarray) -> np.ndarray:
@@ -32,7 +32,10 @@ def test_two_losses_lose_their_projections_on_each_other(pair: Pair) -> None:
     expected = 0.5 * np.array([1 - overlap / (first @ first), 1 - overlap / (second @ second)])
     w = weights(UPGrad(), pair.rows)
     if w.any():
-        np.testing.assert_allclose(w, expected, rtol=1e-12)
+        # rounding of the inner product, which the shorter gradient's weight sees by the ratio of norms
+        norms = np.linalg.norm(pair.rows, axis=1)
+        certain = 4 * len(first) ** 0.5 * EPS * norms[::-1] / norms
+        assert np.all(np.abs(w - expected) <= 1e-12 * expected + certain)
     else:
         assert pair.angle > np.pi - 1e-6
 

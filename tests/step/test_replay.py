@@ -10,9 +10,9 @@ import pytest
 import torch
 
 from gradweight.rules import CRMOGM, DWA, AngleBisector, GradDrop, PINNAnnealing, UPGrad
-from gradweight.rules.claims import CLAIMS
 from gradweight.step import replay
 
+from ..representatives import others_slow
 from .replaying import DEVICE, Net, Training, close, compare, the_same
 
 pytest.importorskip("triton")
@@ -26,7 +26,7 @@ if DEVICE == "cuda":  # then these are what the marker is for
     pytestmark += [pytest.mark.cuda]
 
 
-@pytest.mark.parametrize("claims", CLAIMS, ids=lambda c: c.name)
+@pytest.mark.parametrize("claims", others_slow())
 @pytest.mark.parametrize("accumulate", [True, pytest.param(False, marks=pytest.mark.slow)], ids=["", "in place"])
 def test_every_rule_is_replayed(claims, accumulate, graphs):
     low, high = claims.losses
