@@ -108,9 +108,14 @@ def _gpu() -> dict[str, Any]:
 
 
 def _command() -> str:
-    """The command line, with the module's name where it is one of the repository, however it was called."""
-    script, root = Path(sys.argv[0]).resolve(), ROOT
+    """The command line, with the module's name where it is one of the repository, however it was called.
+
+    Without ``--out``, a folder of the machine that it ran on.
+    """
+    script, root, words = Path(sys.argv[0]).resolve(), ROOT, sys.argv[1:]
+    if "--out" in words:
+        del words[words.index("--out") : words.index("--out") + 2]
     if not script.is_relative_to(root):
-        return shlex.join(["python", script.name, *sys.argv[1:]])
+        return shlex.join(["python", script.name, *words])
     module = ".".join(script.relative_to(root).with_suffix("").parts).removesuffix(".__main__")
-    return shlex.join(["python", "-m", module, *sys.argv[1:]])
+    return shlex.join(["python", "-m", module, *words])
