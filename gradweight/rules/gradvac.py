@@ -11,7 +11,7 @@ from ._solvers.arrays import at_least, at_most, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
 from ._solvers.loops import compiled_once
-from ._solvers.rounding import rounding_of, stands_out
+from ._solvers.rounding import rounding_of, stands_out, what_stands_out
 
 
 @dataclass(frozen=True)
@@ -82,10 +82,11 @@ class GradVac:
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye) * active * active[:, None]
             rows = xp.take(cosine, order[:, k], axis=0)
             vaccinated, products, targets = _vaccine(other, rows, vaccinated, products, targets, self.beta)
-        # what rounding leaves of a gradient has any direction
+        # what rounding leaves of a gradient has any direction, and so has what it leaves of their sum
         vaccinated = xp.where(stands_out(cosine, vaccinated, vaccinated)[:, None], vaccinated, 0)
         length = xp.where(active > 0, 1 / xp.where(active > 0, inverse_norm, 1), 0)
-        return xp.sum(length[:, None] * vaccinated, axis=0) * inverse_norm, {"targets": targets}
+        combined = what_stands_out(cosine, xp.sum(length[:, None] * vaccinated, axis=0))
+        return combined * inverse_norm, {"targets": targets}
 
 
 @compiled_once

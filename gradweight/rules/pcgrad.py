@@ -11,7 +11,7 @@ from ._solvers.arrays import at_most, counting, identity, like, total
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.draws import permutations
 from ._solvers.loops import compiled_once
-from ._solvers.rounding import stands_out
+from ._solvers.rounding import stands_out, what_stands_out
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,11 @@ class PCGrad:
             other = xp.astype(order[:, k, None] == index, gram.dtype) * (1 - eye)
             rows = xp.take(cosine, order[:, k], axis=0)
             surgery, products = _freed_of(other, rows, surgery, products)
-        # what rounding leaves of a gradient has any direction
+        # what rounding leaves of a gradient has any direction, and so has what it leaves of their sum
         surgery = xp.where(stands_out(cosine, surgery, surgery)[:, None], surgery, 0)
         active = inverse_norm > 0
         length = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0)
-        return xp.sum(length[:, None] * surgery, axis=0) * inverse_norm
+        return what_stands_out(cosine, xp.sum(length[:, None] * surgery, axis=0)) * inverse_norm
 
 
 @compiled_once

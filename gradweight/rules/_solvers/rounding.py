@@ -30,6 +30,14 @@ def stands_out(cosine: Array, y: Array, target: Array) -> Array:
     return squared > rounding_of(cosine, y) * total(xp.abs(y))
 
 
+def what_stands_out(cosine: Array, y: Array) -> Array:
+    """``y``, or 0 where ``sum_i y_i u_i`` is nothing but what rounding leaves of it: (m, m), (m,) -> (m,)."""
+    xp = array_namespace(cosine)
+    largest = xp.max(xp.abs(y))
+    unit = (y / xp.where(largest > 0, largest, 1))[None, :]  # whose square cannot overflow
+    return xp.where(stands_out(cosine, unit, unit)[0], y, 0)
+
+
 def rounding_of(cosine: Array, y: Array) -> Array:
     """How far rounding may have moved the inner products of ``sum_i y_i u_i`` with unit vectors, (r, m) -> (r,)."""
     xp = array_namespace(cosine)
