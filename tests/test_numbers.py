@@ -29,7 +29,7 @@ def page(name: str) -> str:
 
 def test_the_step_in_the_readme() -> None:
     cells = {r["cell"]: r for r in results("step")["results"]}
-    columns = [cells[name] for name in ("mlp", "dcgan", "sngan", "mlp25m")]
+    columns = [cells[name] for name in ("mlp", "dcgan", "sngan", "mlp25m", "pinn", "transformer")]
     ratios = [{name: quartiles[1] for name, quartiles in r["ratio_quartiles"].items()} for r in columns]
     text = page("README.md")
     for title, variant in {
@@ -38,14 +38,19 @@ def test_the_step_in_the_readme() -> None:
         "gradweight, `AdaptiveWeights`": "gradweight AdaptiveWeights",
         "Algorithm 1 as the paper's text has it": "Algorithm 1 as in the paper's text",
         "conflictfree 0.1.8, `ConFIG`": "conflictfree ConFIG",
+        "gradweight, `AngleBisector`, compiled": "gradweight AngleBisector, compiled",
+        "gradweight, `UPGrad`, `shared=`": "gradweight UPGrad, shared=",
+        "gradweight, `LossBalancer`, last layer": "LossBalancer UPGrad, last layer",
+        "gradweight, `LossBalancer`, `refresh_every=10`": "LossBalancer UPGrad, refresh_every=10",
     }.items():
-        assert f"| {title} | " + " | ".join(f"{r[variant]:.2f}" for r in ratios) + " |" in text
+        numbers = "|".join(f" {r[variant]:.2f} " if variant in r else " " for r in ratios)
+        assert f"| {title} |{numbers}|" in text
     fastest = [min(x for name, x in r.items() if name.startswith("TorchJD")) for r in ratios]
-    assert "| TorchJD 0.18, fastest of six settings | " + " | ".join(f"{x:.2f}" for x in fastest) + " |" in text
-    compiled = ratios[0]["gradweight AngleBisector, compiled"]
-    assert f"| gradweight, `AngleBisector`, compiled | {compiled:.2f} | | | |" in text
+    assert "| TorchJD 0.18, fastest of its settings | " + " | ".join(f"{x:.2f}" for x in fastest) + " |" in text
     milliseconds = [f"{r['plain_ms']:.0f} ms" for r in columns]
-    assert "2-D MLP, {} a step | DCGAN, {} | SN-GAN, {} | 25 M-parameter MLP, {} |".format(*milliseconds) in text
+    head = "2-D MLP, {} a step | DCGAN, {} | SN-GAN, {} | 25 M-parameter MLP, {} | PINN, {} | "
+    head += "transformer, four heads, {} |"
+    assert head.format(*milliseconds) in text
 
 
 @pytest.mark.parametrize("name", ["README.md", "docs/reproduced.md"])

@@ -50,7 +50,7 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
     }
 
 
-COLOURS = {"gradweight": "#0072b2", "TorchJD": "#e69f00", "conflictfree": "#d55e00"}
+COLOURS = {"gradweight": "#0072b2", "LossBalancer": "#56b4e9", "TorchJD": "#e69f00", "conflictfree": "#d55e00"}
 
 
 def draw(results: list[dict[str, Any]], path: Path) -> None:
