@@ -1,7 +1,5 @@
 """CAGrad: near the mean gradient, the direction that is best for the loss it is worst for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,6 +8,7 @@ from ._arguments import check_range
 from ._solvers.arrays import at_least, matvec
 from ._solvers.ball import best_near, inverse_root
 from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.rounding import what_stands_out
 
 
 @dataclass(frozen=True)
@@ -76,4 +75,4 @@ class CAGrad:
         # where all has cancelled, what is left is rounding error and no direction
         rounding = 4 * m * xp.finfo(gram.dtype).eps * xp.sum(mean) ** 2
         nothing = (squared <= rounding) | ~some_direction
-        return xp.where(nothing, 0, mean + added) * (inverse_norm * largest)
+        return xp.where(nothing, 0, what_stands_out(cosine, mean + added)) * (inverse_norm * largest)

@@ -1,14 +1,13 @@
 """SDMGrad: a few stochastic steps towards MGDA's weights each time, held near the mean gradient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 
 from ..rule import Array, Names, State, array_namespace
 from ._arguments import check_positive, check_range, check_whole
 from ._solvers.arrays import at_least
-from ._solvers.correlations import inverse_norms
+from ._solvers.correlations import correlations, inverse_norms
+from ._solvers.rounding import what_stands_out
 from ._solvers.simplex import equal_shares, projected_descent, simplex_projection
 
 
@@ -23,8 +22,8 @@ class SDMGrad:
     State: ``w``, (m,), 1/m at first. With the defaults ``lr`` is far above what would converge: on one and the same
     G, w jumps from corner to corner, and in training it is the steps' average that counts. A rounding error grows
     ninefold with each iteration, so that where it jumps may depend on the order of the losses. Opposed gradients:
-    finite weights as always, with no claim on the direction. A loss whose gradient is exactly zero is left out, of the
-    mean and of the simplex; when it comes back, its w starts from 0.
+    finite weights as always, with no claim on the direction; where it is 0 within rounding errors all are 0. A loss
+    whose gradient is exactly zero is left out, of the mean and of the simplex; when it comes back, its w starts from 0.
 
     Args:
         lam: weight of the mean gradient, at least 0. The authors' default is 0.6; their experiments use 0.3.
@@ -87,4 +86,7 @@ class SDMGrad:
 
         w = simplex_projection(state["w"], active)
         w = projected_descent(a, w, self.lam * mean, self.lr, self.momentum, self.iterations, active)
-        return (w + self.lam * mean) / (1 + self.lam), {"w": w}
+        weights = (w + self.lam * mean) / (1 + self.lam)
+        norm = xp.where(active, 1 / xp.where(active, inverse_norm, 1), 0) / scale
+        some = xp.any(what_stands_out(correlations(gram, inverse_norm), weights * norm) != 0)
+        return xp.where(some, weights, 0), {"w": w}

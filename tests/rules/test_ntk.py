@@ -36,6 +36,7 @@ def test_averages_traces_and_corrects_for_the_start():
         decay = 0.9 ** np.arange(t, -1, -1)
         average = decay @ traces[: t + 1] / decay.sum()
         np.testing.assert_allclose(weights, average.sum() / average)
+        np.testing.assert_allclose(state["kernels"] / state["count"], average)
 
 
 def test_a_loss_that_is_solved_is_left_out():
