@@ -3,8 +3,6 @@
 What differs between the two, how gradients are taken and stopped, is theirs; so is the documentation for users.
 """
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 

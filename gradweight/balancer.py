@@ -1,7 +1,5 @@
 """LossBalancer: weights first, then one scalar for whatever backward pass the training framework has."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -85,7 +83,7 @@ class LossBalancer(nn.Module):
         *,
         refresh_every: int = 1,
         history: int = 0,
-        process_group: ProcessGroup | bool | None = None,
+        process_group: "ProcessGroup | bool | None" = None,
     ) -> None:
         super().__init__()
         combiner = Combiner(rule)

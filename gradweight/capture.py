@@ -1,7 +1,5 @@
 """Whole training steps as CUDA graphs: forward, the backward pass of each loss, rule and update in one launch."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any, Generic, ParamSpec, TypeVar
 
@@ -15,7 +13,7 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def capture_step(function: Callable[P, R], *, warmup: int = 3) -> CapturedStep[P, R]:
+def capture_step(function: Callable[P, R], *, warmup: int = 3) -> "CapturedStep[P, R]":
     """A function that trains as ``function`` does, and from call number ``warmup + 1`` on replays one CUDA graph.
 
     Every call is one training step on the batch that it is given. The first ``warmup`` calls run as they are, on a

@@ -1,7 +1,5 @@
 """Combination: what one backward saw and decided, kept on the device until it is read."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass, field
 from itertools import combinations_with_replacement
@@ -55,7 +53,7 @@ class Combination:
     losses: Tensor
     gram: Tensor
     weights: Tensor
-    blocks: dict[str, Combination] = field(default_factory=dict)
+    blocks: "dict[str, Combination]" = field(default_factory=dict)
 
     @property
     def norms(self) -> Tensor:
@@ -97,7 +95,7 @@ class Combination:
                 del flat[label]
         return flat
 
-    def _parts(self) -> list[tuple[Combination, str]]:
+    def _parts(self) -> "list[tuple[Combination, str]]":
         return [(self, ""), *((block, f"{name}/") for name, block in self.blocks.items())]
 
     def _labels(self, prefix: str) -> list[str]:

@@ -4,8 +4,6 @@ Both transforms compose with `torch.vmap` (an ensemble of runs trained side by s
 and weights), with ``torch.compile(fullgraph=True)`` and with the transforms of `torch.func` themselves.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, TypeAlias
 

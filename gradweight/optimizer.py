@@ -1,7 +1,5 @@
 """MultiObjectiveGradient: the wrapper that gives an existing optimizer several named losses."""
 
-from __future__ import annotations
-
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -115,7 +113,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         trunk: nn.Module | Iterable[Tensor] | None = None,
         refresh_every: int = 1,
         history: int = 0,
-        process_group: ProcessGroup | bool | None = None,
+        process_group: "ProcessGroup | bool | None" = None,
         reduce: Reduce = "all",
         cuda_graphs: bool = True,
     ) -> None:

@@ -1,7 +1,5 @@
 """What physics-informed networks need beside a rule: traces of their kernels, and weights of single points."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 import torch

@@ -38,8 +38,6 @@ fraction, and the solvers of `gradweight.rules` call LAPACK and end when they ha
 wait for the host.
 """
 
-from __future__ import annotations
-
 import functools
 import importlib
 import inspect
@@ -128,13 +126,13 @@ def array_namespace(array: Array) -> Any:
     return array_api_compat.array_namespace(array)
 
 
-def is_module(value: object) -> TypeIs[torch.nn.Module]:
+def is_module(value: object) -> "TypeIs[torch.nn.Module]":
     """Whether this is a module of torch, by the same look."""
     library = sys.modules.get("torch")
     return library is not None and isinstance(value, library.nn.Module)
 
 
-def is_tensor(value: object) -> TypeIs[torch.Tensor]:
+def is_tensor(value: object) -> "TypeIs[torch.Tensor]":
     """Whether this is a tensor of torch, which is not imported to find out: who has a tensor has imported it."""
     library = sys.modules.get("torch")
     return library is not None and isinstance(value, library.Tensor)
@@ -156,7 +154,7 @@ class Signals:
     takes_any: bool
 
     @staticmethod
-    def of(rule: Rule) -> Signals:
+    def of(rule: Rule) -> "Signals":
         """Read the declaration off the rule's signature.
 
         Raises:

@@ -1,7 +1,5 @@
 """What the author of a rule wants to know before it trains anything: `check_rule`."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias

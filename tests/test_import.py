@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -138,3 +140,27 @@ def test_names_are_public_and_found() -> None:
         assert getattr(gradweight, name) is not None
     assert not hasattr(gradweight, "array_namespace")
     assert gradweight.gan.Hinge.__module__ == "gradweight.gan.losses"
+
+
+def _public():
+    modules = (importlib.import_module(f"gradweight.{name}") for name in ("func", "gan", "pinn", "rules", "testing"))
+    for module in (gradweight, *modules):
+        for name in module.__all__:
+            thing = getattr(module, name)
+            yield name, thing
+            if inspect.isclass(thing):
+                yield from ((f"{name}.{key}", value) for key, value in vars(thing).items() if not key.startswith("_"))
+
+
+def test_help_shows_types_and_not_their_names_in_quotes():
+    quoted = set()
+    for name, thing in _public():
+        if inspect.isfunction(thing) or inspect.isclass(thing):
+            try:
+                signature = inspect.signature(thing)
+            except ValueError:  # no signature: a tuple of types, for example
+                continue
+            quoted |= {f"{name}: {p.name}" for p in signature.parameters.values() if isinstance(p.annotation, str)}
+            quoted |= {f"{name}: return"} if isinstance(signature.return_annotation, str) else set()
+    # a class within itself, and a type that a build of torch without distributed lacks
+    assert quoted <= {"Combination: blocks", "LossBalancer: process_group", "MultiObjectiveGradient: process_group"}

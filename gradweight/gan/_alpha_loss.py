@@ -1,7 +1,5 @@
 """The alpha-loss of one logit, with derivatives that are right however sure the discriminator is."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from .. import adversarial

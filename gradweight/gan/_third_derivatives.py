@@ -1,7 +1,5 @@
 """Third derivatives that torch gets wrong without an error: found in a loss's graph, and explained."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor, nn

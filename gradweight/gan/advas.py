@@ -1,7 +1,5 @@
 """The AdvAs penalty: how far an adversary is from having nothing to gain, as a further loss for the generator."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """The (alpha_D, alpha_G) family: vanilla, Hellinger and total-variation GANs as points of one line."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

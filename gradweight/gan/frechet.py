@@ -1,7 +1,5 @@
 """What features and class probabilities say about generated samples; the network behind them is the caller's."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

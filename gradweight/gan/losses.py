@@ -9,8 +9,6 @@ Whether the logits come from two forwards or from one over the concatenated batc
 with the latter, ``logits.split([len(real), len(fake)])`` tells them apart.
 """
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Protocol

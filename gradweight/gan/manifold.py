@@ -1,7 +1,5 @@
 """Precision and recall of generated samples: how many look real, and how much of what is real they cover."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

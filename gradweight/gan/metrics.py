@@ -6,8 +6,6 @@ Pure functions of tensors: ``samples`` is (..., n, d), leading dimensions (seeds
 A sample with a coordinate that is not finite, from a network that has diverged, is near no mode.
 """
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -3,8 +3,6 @@
 Each is one more named term for `backward`, times the coefficient that you choose, on the steps that it is due on.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

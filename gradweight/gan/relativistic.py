@@ -1,7 +1,5 @@
 """Relativistic losses: whether real samples look more real than fake ones, rather than whether they look real."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any

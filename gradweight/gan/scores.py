@@ -1,7 +1,5 @@
 """Scores for `gradweight.rules.AdaptiveWeights`: how real the discriminator finds real samples, and fake ones."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from typing_extensions import TypedDict

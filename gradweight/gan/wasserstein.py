@@ -1,7 +1,5 @@
 """Sliced Wasserstein distance between two sets of samples, exact along each direction."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """`accumulate`: micro-batches whose gradients are summed loss by loss, and combined once."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 

@@ -1,7 +1,5 @@
 """`combine`: a rule as the first transformation of a chain."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple

@@ -1,7 +1,5 @@
 """`loss_gradients`: from losses by name to one gradient each."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any, Literal, TypeAlias
 

@@ -1,7 +1,5 @@
 """Rows: the gradients of several losses as trees, their Gram matrix, their weighted sum."""
 
-from __future__ import annotations
-
 import functools
 import itertools
 import operator

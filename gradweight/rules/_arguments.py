@@ -1,7 +1,5 @@
 """Hyperparameters of the rules: their ranges, and the ones that are looked up by a loss's name."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from numbers import Integral, Real

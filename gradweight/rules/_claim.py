@@ -1,7 +1,5 @@
 """What can be claimed of a rule."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from ..rule import CoordinateRule, Rule, Signals, StatefulRule

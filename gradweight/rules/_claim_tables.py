@@ -1,7 +1,5 @@
 """What rules claim, as the tables of the documentation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 

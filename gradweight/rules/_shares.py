@@ -1,7 +1,5 @@
 """Shares and averages among the losses that have a gradient."""
 
-from __future__ import annotations
-
 import math
 
 from ..rule import Array, array_namespace

@@ -1,7 +1,5 @@
 """What rules that are wrapped round other rules have in common: what they accept, and how they call it."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Adaptive Weighted Discriminator: Algorithms 1 and 2, which of the theorems' directions a GAN should take."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

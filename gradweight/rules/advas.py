@@ -1,7 +1,5 @@
 """Assisting the Adversary: how much of the AdvAs penalty to add to a generator's own loss."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

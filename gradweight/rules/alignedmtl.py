@@ -1,7 +1,5 @@
 """Aligned-MTL: gradients turned into orthogonal ones of equal length, then the mean."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

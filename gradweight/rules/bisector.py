@@ -1,7 +1,5 @@
 """The angle bisector: Theorem 2, case 1, of Adaptive Weighted Discriminator, for any number of losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

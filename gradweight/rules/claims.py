@@ -4,8 +4,6 @@ The direction of a rule is ``d = sum_i w_i g_i``. A claim holds for every Gram m
 rounding; a rule that holds it in some cases only does not claim it.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """ConFIG: the direction that makes the same angle with every gradient, as long as the gradients add up to along it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

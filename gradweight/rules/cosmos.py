@@ -1,7 +1,5 @@
 """COSMOS's scalarisation: a weighted sum, and a reward for losses in the proportions of the weights."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """CR-MOGM: the weights of another rule, averaged over the steps."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

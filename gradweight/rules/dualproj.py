@@ -1,7 +1,5 @@
 """DualProj: the mean gradient, moved as little as it takes to conflict with none."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar
 

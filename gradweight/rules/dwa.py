@@ -1,7 +1,5 @@
 """DWA, dynamic weight average: more weight for losses that fall slowly."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """EPO: to the point of the Pareto front where the losses have chosen proportions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

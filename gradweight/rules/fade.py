@@ -1,7 +1,5 @@
 """Fade: the weights of one rule at first, of another in the end, and a mixture of both between."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

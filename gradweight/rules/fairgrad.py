@@ -1,7 +1,5 @@
 """FairGrad: the step that shares its gains alpha-fairly among the losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

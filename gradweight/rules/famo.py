@@ -1,7 +1,5 @@
 """FAMO: all losses at one relative rate of decrease, learnt from the loss values alone."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """The geometric mean of the losses, which no loss's scale can change the balance of."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """GradDrop: in each coordinate pick one sign at random and keep the gradients that have it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 

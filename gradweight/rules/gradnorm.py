@@ -1,7 +1,5 @@
 """GradNorm's targets: losses that train too slowly get longer gradients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """GradVac: pull each pair of gradients towards the angle that it usually has."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """IMTL-G: the affine combination of the gradients with equal projections on all of them."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """IMTL-L: every loss scaled to the same size by a factor that is learnt along."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

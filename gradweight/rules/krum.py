@@ -1,7 +1,5 @@
 """Krum: follow the gradients that lie closest to the others, so that a few corrupt ones do no harm."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """MetaBalance: auxiliary gradients brought to the length of the target's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

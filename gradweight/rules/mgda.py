@@ -1,7 +1,5 @@
 """MGDA: the shortest convex combination of the gradients."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MoDo: one stochastic step towards MGDA's weights each time."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Nash-MTL: the step as the Nash solution of a bargaining game between the losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

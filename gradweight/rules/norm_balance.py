@@ -1,7 +1,5 @@
 """Norm balance: each loss gets a fixed share of the gradient's norm (EnCodec's balancer)."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Normalized: another rule, shown gradients that are divided by their norms or by their losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

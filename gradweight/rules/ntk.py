@@ -1,7 +1,5 @@
 """Neural tangent kernel weights: losses brought to one speed of convergence, by the traces of their kernels."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

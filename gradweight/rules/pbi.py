@@ -1,7 +1,5 @@
 """PBI: along a chosen ray of losses as far down as possible, and a penalty for leaving it."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """PCD: the primary loss's gradient, moved as little as it takes to give every other loss its share of progress."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """PCGrad: project each gradient off those that it conflicts with, one after the other, in random order."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

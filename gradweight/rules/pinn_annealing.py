@@ -1,7 +1,5 @@
 """Learning rate annealing for physics-informed networks: data losses brought up to the equation's gradient."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

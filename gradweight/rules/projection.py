@@ -1,7 +1,5 @@
 """Orthogonal projection: Theorems 2 and 3 of Adaptive Weighted Discriminator, for any number of losses."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

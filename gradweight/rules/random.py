@@ -1,7 +1,5 @@
 """Random weights: the litmus test that every other method should pass."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

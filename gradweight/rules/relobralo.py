@@ -1,7 +1,5 @@
 """ReLoBRaLo: more weight for losses that have fallen little, against the last step or, now and then, the first."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """ResNorm: weighted losses in proportion to how little each has fallen."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

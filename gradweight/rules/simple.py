@@ -1,7 +1,5 @@
 """Fixed weights: `Sum`, `Mean` and `Constant`, what people write by hand and what every method is held against."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """SoftAdapt: more weight for losses that fall slowly, or rise, from one step to the next."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """Smooth Tchebycheff scalarisation: mostly the worst loss, so that any trade-off can be reached."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Any weighting of TorchJD as a rule."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

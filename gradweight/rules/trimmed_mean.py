@@ -1,7 +1,5 @@
 """Trimmed mean: in each coordinate drop the extremes and average the rest."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

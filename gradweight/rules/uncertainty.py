@@ -1,7 +1,5 @@
 """Uncertainty weighting: each loss divided by the noise that it is estimated to have."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import ClassVar

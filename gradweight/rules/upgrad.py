@@ -1,7 +1,5 @@
 """UPGrad: each gradient freed of its conflicts, then the mean."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """VQGAN's adaptive weight: an adversarial loss whose gradient is as long as the reconstruction's."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

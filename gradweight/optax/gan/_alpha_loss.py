@@ -1,7 +1,5 @@
 """The alpha-loss of one logit on JAX arrays."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 

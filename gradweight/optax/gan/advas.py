@@ -1,7 +1,5 @@
 """The AdvAs penalty in JAX: the squared norm of the adversary's gradient, and two estimates of it without bias."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Gradient penalties in JAX: a further loss of the discriminator, times the coefficient that you choose."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import jax

@@ -1,7 +1,5 @@
 """Scores for `gradweight.rules.AdaptiveWeights`, as signals that ``update`` of `gradweight.optax.combine` takes."""
 
-from __future__ import annotations
-
 import jax
 import jax.numpy as jnp
 
