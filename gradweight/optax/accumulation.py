@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from .combination import _losses
-from .rows import Tree, gram_dtype, is_row_leaf, rows_of
+from .rows import Tree, gram_dtype, is_row_leaf, names_of, rows_of
 
 __all__ = ["AccumulateState", "accumulate"]
 
@@ -36,7 +36,7 @@ class AccumulateState(NamedTuple):
 
 
 def accumulate(
-    inner: optax.GradientTransformation, every: int, names: Sequence[str], signals: Sequence[str] = ()
+    inner: optax.GradientTransformation, every: int, names: Sequence[str] | int, signals: Sequence[str] = ()
 ) -> optax.GradientTransformationExtraArgs:
     """A step of ``inner`` for every n micro-batches, with the sum of the gradients of each loss.
 
@@ -49,12 +49,12 @@ def accumulate(
     Args:
         inner: a chain that begins with `combine`.
         every: n, at least 1.
-        names: of the losses, as for `combine`.
+        names: of the losses, or how many there are, as for `combine`.
         signals: names of the scalar signals that ``update`` is passed, to be averaged. Others go to ``inner`` as they
             are in the last micro-batch.
 
     Raises:
-        ValueError: n below 1.
+        ValueError: n below 1; no losses, or a name twice.
 
     Example:
         >>> from gradweight.optax import combine
@@ -69,7 +69,8 @@ def accumulate(
         >>> opt.update(gradients, state, params)[0]
         Array([-6.], dtype=float32)
     """
-    names, m = tuple(names), len(names)
+    names = names_of(names, "accumulate")
+    m = len(names)
     if every < 1:
         raise ValueError(f"accumulate needs n of at least 1; got {every}")
     wrapped = optax.with_extra_args_support(inner)

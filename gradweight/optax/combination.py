@@ -10,7 +10,18 @@ import numpy as np
 import optax
 
 from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_in_range, check_weights, is_module
-from .rows import Rows, Tree, check_not_reduced, gram_dtype, gram_matrix, is_row_leaf, rows_of, statistics, weighted_sum
+from .rows import (
+    Rows,
+    Tree,
+    check_not_reduced,
+    gram_dtype,
+    gram_matrix,
+    is_row_leaf,
+    names_of,
+    rows_of,
+    statistics,
+    weighted_sum,
+)
 
 __all__ = ["CombineState", "combine"]
 
@@ -39,7 +50,7 @@ class CombineState(NamedTuple):
 
 def combine(
     rule: Rule,
-    names: Sequence[str],
+    names: Sequence[str] | int,
     *,
     refresh_every: int = 1,
     axis_name: str | None = None,
@@ -59,7 +70,8 @@ def combine(
 
     Args:
         rule: how to weight the losses.
-        names: of the losses, in the order of the rows.
+        names: of the losses, in the order of the rows; or m, for losses that have none: their names are "0" to "m-1"
+            then, and the gradients a list of trees or one stacked tree.
         refresh_every: n holds the weights for the n - 1 steps after the one that found them, without the Gram matrix
             and the rule.
         axis_name: of the mapped axis of `jax.pmap`, `jax.vmap` or ``jax.shard_map(..., check_vma=False)`` over which
@@ -70,8 +82,9 @@ def combine(
 
     Raises:
         TypeError: ``rule`` is not a rule, or one of torch's modules; a signal that it needs is missing.
-        ValueError: updates without the leading axis; names that do not match; gradients that `jax.shard_map` has summed
-            over ``axis_name`` already; outside of ``jax.jit``, a signal out of the rule's range.
+        ValueError: no losses, or a name twice; updates without the leading axis; names that do not match; gradients
+            that `jax.shard_map` has summed over ``axis_name`` already; outside of ``jax.jit``, a signal out of the
+            rule's range.
 
     Example:
         >>> from gradweight.rules import AngleBisector
@@ -85,9 +98,7 @@ def combine(
         >>> updates
         {'w': Array([-0.1, -0.1], dtype=float32)}
     """
-    if isinstance(names, str) or not names or len(set(names)) < len(names):
-        raise ValueError(f"combine needs the names of the losses, each once; got {names!r}")
-    names = tuple(names)
+    names = names_of(names, "combine")
     if refresh_every < 1:
         raise ValueError(f"combine needs refresh_every of at least 1; got {refresh_every}")
     at_work = _RuleAtWork(rule, names, fields)

@@ -72,6 +72,18 @@ def rows_of(updates: Tree, names: Sequence[str], params: Tree | None) -> Rows:
     return [jax.tree.map(lambda leaf, i=i: leaf[i], updates) for i in range(m)]
 
 
+def names_of(names: Sequence[str] | int, owner: str) -> tuple[str, ...]:
+    """The names, or m of them made up, ``"0"`` to ``"m-1"``, where only their number is given.
+
+    Raises:
+        ValueError: no names, one name twice, or a single string.
+    """
+    found = tuple(map(str, range(names))) if isinstance(names, int) else tuple(names)
+    if isinstance(names, str) or not found or len(set(found)) < len(found):
+        raise ValueError(f"{owner} needs the names of the losses, each once, or how many there are; got {names!r}")
+    return found
+
+
 def _check_names(found: Mapping[str, Any], names: Sequence[str], owner: str, what: str) -> None:
     if set(found) != set(names):
         raise ValueError(f"{owner} was made for the losses {list(names)}; got {what} of {sorted(map(str, found))}")

@@ -59,6 +59,18 @@ def test_three_forms_are_one_direction():
     assert new.gram[0, 1] == new.gram[1, 0]
 
 
+def test_losses_without_names():
+    found, rule = gradients(), UPGrad()
+    opt = accumulate(optax.chain(combine(rule, 2), optax.sgd(1.0)), 2, 2)
+    state = opt.init(params())
+    for rows in (stack(found, NAMES), [found[n] for n in NAMES]):
+        direction, state = opt.update(rows, state, params(), losses=jnp.ones(2))
+    np.testing.assert_allclose(flat(direction), -2 * expected(rule, found), rtol=1e-12)
+    np.testing.assert_array_equal(optax.tree_utils.tree_get(state.inner_state, "losses"), [2, 2])
+    with pytest.raises(ValueError, match=r"made for the losses \['0', '1'\]; got updates of"):
+        opt.update(found, state, params())
+
+
 def test_in_a_chain_under_scan_with_what_others_need():
     opt = optax.chain(combine(FAMO(), NAMES), optax.adam(1e-2))
 

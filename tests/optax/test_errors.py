@@ -69,10 +69,12 @@ def test_rules():
         value_and_combined_grad(dict, FAMO())
 
 
-@pytest.mark.parametrize("names", ["real", (), ("a", "a")])
+@pytest.mark.parametrize("names", ["real", (), ("a", "a"), 0, -1])
 def test_names(names):
-    with pytest.raises(ValueError, match="the names of the losses, each once"):
+    with pytest.raises(ValueError, match="combine needs the names of the losses, each once, or how many"):
         combine(Sum(), names)
+    with pytest.raises(ValueError, match="accumulate needs the names of the losses, each once, or how many"):
+        accumulate(combine(Sum(), NAMES), 2, names)
 
 
 def test_numbers():
