@@ -42,11 +42,11 @@ class Combination:
         >>> seen.cosines[0, 1], seen.angles[0, 1]
         (tensor(-0.5000), tensor(120.0000))
         >>> print(seen)
-        loss      value     weight  grad norm  angle to data  angle to pde
-        data        0.5        0.5          2              0           120
-        pde           2     0.3333          3            120             0
+        loss      value     weight  grad norm  angle to data  angle to pde  angle to step  change / lr
+        data        0.5        0.5          2              0           120             60           -1
+        pde           2     0.3333          3            120             0             60         -1.5
         >>> sorted(seen.as_dict())[:3]
-        ['cos/data~pde', 'grad_norm/data', 'grad_norm/pde']
+        ['change/data', 'change/pde', 'cos/data~pde']
     """
 
     names: tuple[str, ...]
@@ -75,6 +75,42 @@ class Combination:
         return torch.rad2deg(torch.acos(self.cosines))
 
     @property
+    def step_cosines(self) -> Tensor:
+        """Cosine of the angle between each gradient and the direction, (m,) in [-1, 1]; 0 where either is zero.
+
+        A direction that has cancelled to within rounding errors counts as zero: the Gram matrix does not know it.
+        """
+        lengths = self.weights * self.norms
+        largest = lengths.abs().amax(-1, keepdim=True)
+        # of lengths relative to the largest: neither small nor large gradients leave the range of the squares
+        shares = lengths / largest.masked_fill(largest == 0, 1)
+        # products and sums: a matrix product may be rounded to TF32
+        inner = (self.cosines * shares.unsqueeze(-2)).sum(-1)
+        squared = (shares * inner).sum(-1, keepdim=True)
+        cancelled = squared <= 4 * torch.finfo(squared.dtype).eps * shares.abs().sum(-1, keepdim=True).square()
+        cosines = inner / squared.masked_fill(cancelled, 1).sqrt()
+        return cosines.clamp(-1, 1).masked_fill(cancelled, 0)
+
+    @property
+    def step_angles(self) -> Tensor:
+        """Angle between each gradient and the direction in degrees, (m,) in [0, 180]; beyond 90 the loss rises."""
+        return torch.rad2deg(torch.acos(self.step_cosines))
+
+    @property
+    def predicted_changes(self) -> Tensor:
+        """First-order change of each loss per unit of learning rate, (m,): ``-<g_i, d>`` with d the direction.
+
+        A step of plain gradient descent, ``-lr d``, changes loss i by ``lr predicted_changes[i] + O(lr^2)``.
+        Momentum and Adam step along another vector; what holds for them is the sign, as long as they go roughly along
+        -d. Per unit of length of the step it is ``-norms * step_cosines``.
+
+        Reference:
+            Zadorozhnyy, Cheng, Ye. Adaptive Weighted Discriminator for Training Generative Adversarial Networks.
+            CVPR 2021, arXiv:2012.03149, Eq. 4 to 6, for ascent on two losses.
+        """
+        return 0 - (self.gram * self.weights.unsqueeze(-2)).sum(-1)  # 0, not -0, for a zero gradient
+
+    @property
     def conflicts(self) -> Tensor:
         """Whether two gradients make an obtuse angle, (m, m) bool."""
         return self.gram < 0
@@ -82,16 +118,17 @@ class Combination:
     def as_dict(self) -> dict[str, float]:
         """Plain floats under flat keys, for any logger; one host sync.
 
-        Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>`` and, for each pair, ``cos/<a>~<b>``. With
-        blocks, the last three also as ``weight/<block>/<name>`` and so on. A vector loss of more than 8 values is one
-        name, with ``.mean``, ``.min`` and ``.max`` at the end of the key; its cosines, ``cos/<a>~<b>`` with other
-        losses and ``cos/<a>~<a>`` between its values, have ``.mean`` and ``.min``.
+        Keys: ``loss/<name>``, ``weight/<name>``, ``grad_norm/<name>``, ``step_cos/<name>`` (`step_cosines`),
+        ``change/<name>`` (`predicted_changes`) and, for each pair, ``cos/<a>~<b>``. With blocks, all but the first also
+        as ``weight/<block>/<name>`` and so on; what depends on the weights is there for the blocks alone. A vector loss
+        of more than 8 values is one name, with ``.mean``, ``.min`` and ``.max`` at the end of the key; its cosines,
+        ``cos/<a>~<b>`` with other losses and ``cos/<a>~<a>`` between its values, have ``.mean`` and ``.min``.
         """
         labelled = [pair for part, prefix in self._parts() for pair in part._labelled(prefix)]
         together = torch.cat([values.to(self.gram.device, torch.float64) for _, values in labelled]).tolist()
         flat = dict(zip((label for labels, _ in labelled for label in labels), together, strict=True))
         if self.blocks:
-            for label in self._labels("weight/"):
+            for label in (label for key in ("weight", "step_cos", "change") for label in self._labels(f"{key}/")):
                 del flat[label]
         return flat
 
@@ -106,6 +143,8 @@ class Combination:
         pairs = [
             (self._labels(f"weight/{prefix}"), self._summarised(self.weights)),
             (self._labels(f"grad_norm/{prefix}"), self._summarised(self.norms)),
+            (self._labels(f"step_cos/{prefix}"), self._summarised(self.step_cosines)),
+            (self._labels(f"change/{prefix}"), self._summarised(self.predicted_changes)),
         ]
         if not prefix:
             pairs.insert(0, (self._labels("loss/"), self._summarised(self.losses)))
@@ -152,11 +191,13 @@ class Combination:
         groups = grouped(self.names)
         ends = {label: "" if len(some) == 1 else ".mean" for label, some in groups.items()}
         titles = {a: a if len(some) == 1 else f"{a} (mean of {len(some)})" for a, some in groups.items()}
-        header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in groups)]
+        header = ["value", "weight", "grad norm", *(f"angle to {name}" for name in (*groups, "step")), "change / lr"]
         lines = []
         for a in groups:
             angles = [0.0 if a == b and not ends[a] else _angle(cosine(flat, a, b)) for b in groups]
-            lines.append([flat[f"{key}/{a}{ends[a]}"] for key in ("loss", "weight", "grad_norm")] + angles)
+            angles.append(_angle(flat[f"step_cos/{a}{ends[a]}"]))
+            own = [flat[f"{key}/{a}{ends[a]}"] for key in ("loss", "weight", "grad_norm", "change")]
+            lines.append([*own[:3], *angles, own[3]])
         first = max(len("loss"), *(len(title) for title in titles.values()))
         widths = [max(9, len(title)) for title in header]
         rows = ["  ".join(["loss".ljust(first), *(t.rjust(w) for t, w in zip(header, widths, strict=True))])]

@@ -22,9 +22,10 @@ __all__ = ["conflicts", "history"]
 
 
 def history(steps: Sequence[Combination]) -> Figure:
-    """Four panels over the steps: losses, gradient norms, weights, and the angle of each pair in degrees.
+    """Six panels over the steps: losses, gradient norms, weights; angles of each pair and of each loss to the step, in
+    degrees; and the first-order change of each loss per unit of learning rate, which is above zero where it rises.
 
-    Losses, norms and weights have logarithmic axes, on both sides of zero where some are negative. A loss that is
+    All but the angles have logarithmic axes, on both sides of zero where some values are negative. A loss that is
     absent on some steps has gaps there. A vector loss of more than 8 values is one line, their mean.
 
     Args:
@@ -36,10 +37,10 @@ def history(steps: Sequence[Combination]) -> Figure:
     """
     names = _names(steps, "history")
     records = [step.as_dict() for step in steps]
-    figure, axes = _pyplot().subplots(2, 2, figsize=(10, 6), sharex=True, layout="constrained")
+    figure, axes = _pyplot().subplots(2, 3, figsize=(14, 6), sharex=True, layout="constrained")
     colours = {name: f"C{i % 10}" for i, name in enumerate(names)}
-    panels = (("loss", "loss"), ("grad_norm", "gradient norm"), ("weight", "weight"))
-    for axis, (key, title) in zip(axes.flat, panels, strict=False):
+    panels = {"loss": "loss", "grad_norm": "gradient norm", "weight": "weight", "change": "predicted change / lr"}
+    for axis, (key, title) in zip((*axes[0], axes[1, 2]), panels.items(), strict=True):
         everything = []
         for name in names:
             where = f"{key}/{name}"
@@ -51,12 +52,17 @@ def history(steps: Sequence[Combination]) -> Figure:
         elif any(everything):  # weights may be negative: logarithmic on both sides of a linear stretch
             axis.set_yscale("symlog", linthresh=_low(everything))
         axis.set_title(title)
-    angles = axes.flat[3]
+    angles, to_step = axes[1, :2]
     for k, (a, b) in enumerate(combinations(names, 2)):
         values = [_degrees(cosine(record, a, b)) for record in records]
         angles.plot(values, color=f"C{k % 10}" if len(names) > 2 else "black", label=f"{a} ~ {b}", lw=1.2)
-    angles.axhspan(90, 180, color="C3", alpha=0.08, lw=0)
-    angles.set(ylim=(0, 180), yticks=range(0, 181, 45), title="angle (degrees; obtuse is conflict)")
+    for name in names:
+        cosines = [record.get(f"step_cos/{name}", record.get(f"step_cos/{name}.mean")) for record in records]
+        to_step.plot([_degrees(value) for value in cosines], color=colours[name], label=name, lw=1.2)
+    titles = "angle (degrees; obtuse is conflict)", "angle to the step (obtuse: the loss rises)"
+    for axis, title in zip((angles, to_step), titles, strict=True):
+        axis.axhspan(90, 180, color="C3", alpha=0.08, lw=0)
+        axis.set(ylim=(0, 180), yticks=range(0, 181, 45), title=title)
     for axis in axes[1]:
         axis.set_xlabel("step")
     for axis in axes.flat:

@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import assume, given
 from hypothesis import strategies as st
 from torch import nn
 from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
@@ -39,7 +39,8 @@ def test_properties_against_numpy(m, k, scale, seed):
     assert np.array_equal(seen.conflicts, rows @ rows.T < 0)
     flat = seen.as_dict()
     pairs = [(i, j) for i in range(m) for j in range(i + 1, m)]
-    keys = [f"{kind}/{name}" for kind in ("loss", "weight", "grad_norm") for name in seen.names]
+    kinds = ("loss", "weight", "grad_norm", "step_cos", "change")
+    keys = [f"{kind}/{name}" for kind in kinds for name in seen.names]
     assert sorted(flat) == sorted(keys + [f"cos/{seen.names[i]}~{seen.names[j]}" for i, j in pairs])
     assert all(type(value) is float for value in flat.values())
     for i, name in enumerate(seen.names):
@@ -47,6 +48,73 @@ def test_properties_against_numpy(m, k, scale, seed):
         assert flat[f"grad_norm/{name}"] == pytest.approx(lengths[i], rel=1e-12)
     for i, j in pairs:
         assert flat[f"cos/{seen.names[i]}~{seen.names[j]}"] == pytest.approx(cosines[i, j], abs=1e-12)
+
+
+@given(st.integers(1, 5), st.integers(1, 6), st.sampled_from([1e-100, 1.0, 1e100]), st.integers(0, 2**16))
+def test_the_step_against_numpy(m, k, scale, seed):
+    rng = np.random.default_rng(seed)
+    rows, weights = rng.normal(size=(m, k)), rng.normal(size=m)
+    rows[0] *= scale
+    seen = combination(rows, torch.as_tensor(weights))
+    direction = weights @ rows
+    lengths, length = np.linalg.norm(rows, axis=1), np.linalg.norm(direction)
+    # a direction that is shorter than its parts by 1e2 has lost four digits of its square
+    assume(length > 1e-2 * (np.abs(weights) * lengths).sum())
+    expected = rows @ direction / lengths / length
+    np.testing.assert_allclose(seen.step_cosines, expected, rtol=0, atol=1e-10)
+    np.testing.assert_allclose(seen.step_angles, np.degrees(np.arccos(np.clip(expected, -1, 1))), rtol=0, atol=2e-3)
+    np.testing.assert_allclose(seen.predicted_changes, -rows @ direction, rtol=1e-9, atol=1e-9 * length * lengths.min())
+    flat = seen.as_dict()
+    for name, cosine, change in zip(seen.names, seen.step_cosines, seen.predicted_changes, strict=True):
+        assert (flat[f"step_cos/{name}"], flat[f"change/{name}"]) == (cosine, change)
+
+
+@given(st.integers(2, 4), st.integers(0, 2**16))
+def test_a_small_step_changes_each_loss_as_predicted(m, seed):
+    """Eq. 4 to 6 of the adaptive weighted discriminator, on quadratics: the remainder is lr^2 d H d / 2 exactly."""
+    rng = np.random.default_rng(seed)
+    factors = torch.as_tensor(rng.normal(size=(m, 3, 3)))
+    w, lr = nn.Parameter(torch.as_tensor(rng.normal(size=3))), 1e-3
+    opt = MultiObjectiveGradient(torch.optim.SGD([w], lr=lr), AngleBisector() if m == 2 else Sum())
+
+    def losses():
+        return {f"loss {i}": (factor @ w).square().sum() / 2 for i, factor in enumerate(factors)}
+
+    seen = opt.backward(losses())
+    direction = w.grad.clone()
+    opt.step()
+    remainder = lr**2 / 2 * (factors @ direction).square().sum(-1)
+    after = torch.stack(list(losses().values())).detach()
+    # of losses of the size of 10, whose differences are of the size of 1e-3
+    torch.testing.assert_close(after - seen.losses, lr * seen.predicted_changes + remainder, rtol=0, atol=1e-13)
+
+
+def test_a_step_that_has_cancelled():
+    """Opposed gradients of weights that undo them: no direction, and not one made of rounding errors."""
+    rows = np.array([[3.0, 4.0], [-0.3, -0.4]])
+    for dtype in (torch.float32, torch.float64):
+        gram = torch.as_tensor(rows @ rows.T).to(dtype)
+        seen = Combination(("a", "b"), torch.zeros(2), gram, torch.tensor([0.2, 2.0], dtype=dtype))
+        assert seen.step_angles.tolist() == pytest.approx([90, 90])
+    nothing = combination(rows, torch.zeros(2, dtype=torch.float64))
+    assert nothing.step_cosines.tolist() == nothing.predicted_changes.tolist() == [0, 0]
+
+
+def test_lengths_whose_squares_leave_the_range():
+    """Weights of 1/|g| beyond the range: in float32, 1e-30 times norms of 1e-10 has no square."""
+    gram = torch.tensor([[1e-20, 0.5e-20], [0.5e-20, 1e-20]])
+    seen = Combination(("a", "b"), torch.zeros(2), gram, torch.full((2,), 1e-30))
+    assert seen.step_angles.tolist() == pytest.approx([30, 30], abs=1e-3)
+
+
+def test_blocks_have_steps_of_their_own():
+    first, second = (combination(np.array([[1.0, 0.0], [x, 1.0]])) for x in (-2.0, 2.0))
+    unknown = torch.full((2,), math.nan, dtype=torch.float64)
+    whole = Combination(first.names, first.losses, first.gram + second.gram, unknown, {"u": first, "v": second})
+    flat = whole.as_dict()
+    assert [flat[f"change/{block}/a"] for block in "uv"] == [1.0, -3.0]
+    assert [flat[f"step_cos/{block}/a"] < 0 for block in "uv"] == [True, False]
+    assert not {"change/a", "step_cos/a", "weight/a"} & set(flat)
 
 
 def test_a_zero_gradient_is_orthogonal_to_everything():
@@ -81,10 +149,14 @@ def test_what_is_not_finite_shows(value):
 
 
 def test_printing():
-    seen = combination(np.array([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([0.25, 1e-7], dtype=torch.float64))
+    seen = combination(np.array([[3.0, 0.0], [0.0, 2.0]]), torch.tensor([0, 1e-7], dtype=torch.float64))
     header, *rows = str(seen).splitlines()
-    assert header.split() == ["loss", "value", "weight", "grad", "norm", "angle", "to", "a", "angle", "to", "b"]
-    assert [row.split() for row in rows] == [["a", "0", "0.25", "3", "0", "90"], ["b", "1", "1e-07", "2", "90", "0"]]
+    columns = "loss value weight grad norm angle to a angle to b angle to step change / lr"
+    assert header.split() == columns.split()
+    assert [row.split() for row in rows] == [
+        ["a", "0", "0", "3", "0", "90", "90", "0"],
+        ["b", "1", "1e-07", "2", "90", "0", "0", "-4e-07"],
+    ]
     assert len({len(line) for line in (header, *rows)}) == 1
     assert "value" in str(combination(np.ones((1, 2))))
 
@@ -132,6 +204,7 @@ def _fake_steps(rule, engine="auto", **signals):
             opt.step()
             # derived, not read
             assert seen.cosines.shape == seen.angles.shape == seen.conflicts.shape == (2, 2)
+            assert seen.step_cosines.shape == seen.step_angles.shape == seen.predicted_changes.shape == (2,)
             assert repr(type(seen.norms)).count("FakeTensor")
         return seen
 
@@ -192,6 +265,7 @@ def test_backward_and_step_never_synchronise_on_cuda(options, engine):
                 out = net(x)
                 seen = opt.backward({"a": out[:, 0].square().mean(), "b": out[:, 1].exp().mean()})
             assert seen.angles.shape == (2, 2)
+            assert seen.step_angles.shape == seen.predicted_changes.shape == (2,)
             opt.step()
         finally:
             torch.cuda.set_sync_debug_mode("default")

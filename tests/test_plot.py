@@ -36,13 +36,17 @@ def steps() -> list[Combination]:
 def test_history_draws_every_step(steps: list[Combination], tmp_path: Path) -> None:
     assert len(steps) == 20  # bounded: the last 20 of 25
     figure = plot.history(steps)
-    losses, _, weights, angles = figure.axes
+    losses, _, weights, angles, to_step, change = figure.axes
     drawn = {line.get_label(): np.asarray(line.get_ydata()) for line in losses.lines}
     np.testing.assert_allclose(drawn["fit"], [step.as_dict()["loss/fit"] for step in steps])
     assert np.isnan(drawn["decay"]).sum() == 16  # due on every fifth step
     assert {line.get_label() for line in weights.lines} == {"fit", "size", "decay"}
     between = next(line for line in angles.lines if line.get_label() == "fit ~ size")
     np.testing.assert_allclose(np.asarray(between.get_ydata()), [float(step.angles[0, 1]) for step in steps], rtol=1e-3)
+    for axis, field in ((to_step, "step_angles"), (change, "predicted_changes")):
+        line = next(line for line in axis.lines if line.get_label() == "size")
+        expected = [float(getattr(step, field)[1]) for step in steps]
+        np.testing.assert_allclose(np.asarray(line.get_ydata()), expected, rtol=1e-3)
     figure.savefig(tmp_path / "history.png")
     plt.close(figure)
 
