@@ -38,7 +38,11 @@ class AdaptiveWeights:
     to either gradient. "absolute" is the default, for reproduction.
 
     **Zero gradients.** Hinge losses give exactly zero gradients, often early in training. A loss whose gradient
-    is zero gets weight 0, and case 5 applies to the other one: 1/|g| as printed in the paper would be NaN.
+    is zero gets weight 0. By default case 5 applies to the other one: there is nothing to weigh it against. As printed,
+    the other one keeps the weight of its case, which is epsilon alone where it is not favoured; and the zero gradient
+    of Algorithm 1 has weight 1/0, with which the direction is NaN. ``zero="printed"`` keeps to the text, with that
+    weight read as 0. On DCGAN the two differ in about a tenth of the first steps, and the losses by nothing that
+    matters (docs/reproduced-images.md).
 
     Gradients that are opposed within rounding errors: in cases 1 and 3 the two terms cancel, their weights are 0 and
     only epsilon's part is left; in case 5 of Algorithm 1 likewise. The result is finite always, but for a score that is
@@ -53,6 +57,8 @@ class AdaptiveWeights:
         real: name of the loss on real samples.
         fake: name of the loss on fake samples.
         epsilon_mode: "absolute" as in the paper, or "relative" to 1/|g_i|.
+        zero: what becomes of a loss beside one whose gradient is exactly zero: "train_other" by case 5, or the
+            weight that is "printed".
 
     Signals:
         real_score, fake_score: mean discriminator probabilities, 0-dim, ``sigmoid(logits).mean()`` for example.
@@ -87,6 +93,7 @@ class AdaptiveWeights:
     real: str = "real"
     fake: str = "fake"
     epsilon_mode: Literal["absolute", "relative"] = "absolute"
+    zero: Literal["train_other", "printed"] = "train_other"
 
     def __post_init__(self) -> None:
         for field in ("alpha1", "alpha2"):
@@ -99,6 +106,8 @@ class AdaptiveWeights:
             check_range("AdaptiveWeights", field, getattr(self, field), 0)
         if self.epsilon_mode not in ("absolute", "relative"):
             raise ValueError(f"AdaptiveWeights needs epsilon_mode 'absolute' or 'relative'; got {self.epsilon_mode!r}")
+        if self.zero not in ("train_other", "printed"):
+            raise ValueError(f"AdaptiveWeights needs zero 'train_other' or 'printed'; got {self.zero!r}")
         if self.real == self.fake:
             raise ValueError(f"AdaptiveWeights needs two losses; real and fake are both named {self.real!r}")
 
@@ -121,8 +130,9 @@ class AdaptiveWeights:
 
         has_r, has_f = n_r > 0, n_f > 0
         both = has_r & has_f
-        favour_real = both & ((s_r < s_f - self.delta) | (s_r < self.alpha1))
-        favour_fake = both & ~favour_real & (s_r > s_f - self.delta) & (s_r > self.alpha2)
+        favours = both if self.zero == "train_other" else has_r | has_f
+        favour_real = favours & ((s_r < s_f - self.delta) | (s_r < self.alpha1))
+        favour_fake = favours & ~favour_real & (s_r > s_f - self.delta) & (s_r > self.alpha2)
         projection = xp.where(cosine < 0, -cosine, 0)  # Theorem 2 if obtuse, the favoured gradient if not
 
         # in units of the gradients' own lengths, then Algorithm 2 by undoing the favoured one's normalization

@@ -220,6 +220,46 @@ def test_a_zero_gradient_gets_no_weight_and_case_five_the_other(normalized, algo
     np.testing.assert_array_equal(ask(rule, np.zeros((2, 2)), *scores), 0)
 
 
+@ALGORITHMS
+@pytest.mark.parametrize("scores", SCORES.values(), ids=["real", "fake", "neither"])
+@settings(deadline=None, max_examples=20)
+@given(square=st.floats(1e-6, 1e6), real=st.booleans())
+def test_a_zero_gradient_as_printed(normalized, algorithm, scores, square, real) -> None:
+    """Lines 5 to 19 with an angle that is not obtuse: the loss that has a gradient gets exactly what they say."""
+    gram = np.diag([square, 0.0] if real else [0.0, square])
+    # 1/|g| of the zero gradient, which the printed algorithm would multiply by it, is not looked at
+    printed = algorithm(gram[0, 0] or math.inf, 0.0, gram[1, 1] or math.inf, *scores)[1:]
+    found = ask(AdaptiveWeights(normalized=normalized, zero="printed"), gram, *scores)
+    kept = 0 if real else 1
+    np.testing.assert_allclose(found[kept], printed[kept], rtol=4 * EPS)
+    assert found[1 - kept] == 0
+    np.testing.assert_array_equal(ask(AdaptiveWeights(zero="printed"), np.zeros((2, 2)), *scores), 0)
+
+
+@ALGORITHMS
+@settings(deadline=None, max_examples=50)
+@given(pair=pairs(), scores=st.sampled_from(list(SCORES.values())), mode=st.sampled_from(["absolute", "relative"]))
+def test_with_two_gradients_nothing_hangs_on_zero(normalized, algorithm, pair: Pair, scores, mode) -> None:
+    gram = pair.rows @ pair.rows.T
+    default, printed = (
+        ask(AdaptiveWeights(normalized=normalized, epsilon_mode=mode, zero=zero), gram, *scores)
+        for zero in ("train_other", "printed")
+    )
+    np.testing.assert_array_equal(default, printed)
+
+
+def test_what_the_default_gives_instead_of_epsilon() -> None:
+    """A real gradient that is zero with the real loss favoured, a fake one of length 5: 5 and 21 times epsilon."""
+    gram, case_1 = np.diag([0.0, 25.0]), SCORES[1]
+    for normalized, times in ((True, 5), (False, 21)):
+        ours, printed = (
+            ask(AdaptiveWeights(normalized=normalized, zero=zero), gram, *case_1)[1]
+            for zero in ("train_other", "printed")
+        )
+        assert printed == 0.05
+        assert ours == pytest.approx(times * printed)
+
+
 @pytest.mark.parametrize("scores", SCORES.values(), ids=["real", "fake", "neither"])
 def test_exactly_opposed_gradients_leave_the_part_of_epsilon(scores) -> None:
     rows = np.array([[3.0, 4.0], [-30.0, -40.0]])
@@ -266,6 +306,7 @@ def test_names_of_the_two_losses() -> None:
         ({"epsilon": math.inf}, "AdaptiveWeights needs epsilon >= 0 and finite; got inf"),
         ({"delta": math.nan}, "AdaptiveWeights needs delta >= 0 and finite; got nan"),
         ({"epsilon_mode": "both"}, "AdaptiveWeights needs epsilon_mode 'absolute' or 'relative'; got 'both'"),
+        ({"zero": "nan"}, "AdaptiveWeights needs zero 'train_other' or 'printed'; got 'nan'"),
         ({"real": "x", "fake": "x"}, "AdaptiveWeights needs two losses; real and fake are both named 'x'"),
     ],
 )

@@ -16,16 +16,18 @@ import numpy as np
 import pytest
 import scipy.stats
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from benchmarks.studies.angles import measure as angle_study
 from benchmarks.studies.angles import report as angle_report
 from benchmarks.studies.angles import runs as angle_runs
+from benchmarks.studies.angles import zero as zero_study
 from benchmarks.studies.images import compare as image_study
 from benchmarks.studies.images.classifier import METRICS, Classifier, Judge, trained
 from benchmarks.studies.images.datasets import fashion_mnist, to_unit
 from benchmarks.studies.images.models import NOISE, SETTINGS, dcgan, networks
 from benchmarks.studies.images.training import METHODS, train
+from gradweight.gan import Hinge
 
 # ---- networks and training
 
@@ -196,6 +198,29 @@ def test_angles_keeps_what_it_has(folder: Path, tmp_path: Path) -> None:
     with pytest.raises(Exception, match="weights"):
         angle_study.main(words)
     assert grid.read_text() == cut_off
+
+
+@pytest.mark.slow
+def test_zero_gradients_are_counted(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(zero_study, "QUICK", zero_study.Size(width=4, iterations=2, seeds=2))
+    # every sample beyond its margin but for the fake ones of either loss: the real gradient is zero on every step
+    monkeypatch.setattr(zero_study, "HINGE", AllRealsAreFar())
+    zero_study.main(["--quick", "--data", str(folder), "--out", str(tmp_path)])
+    rows = list(csv.DictReader((tmp_path / "zero.csv").read_text().splitlines()))
+    assert len(rows) == 2 * len(angle_runs.NORMS) * len(zero_study.RULES)
+    for row in rows:
+        assert (row["real zero"], row["fake zero"], row["longest stretch"], row["real loss"]) == ("2", "0", "2", "0")
+    # untrained networks give real samples 1/2: the real loss may be favoured, and then the settings differ
+    assert {row["differ"] for row in rows} & {"1", "2"}
+    verdict = json.loads((tmp_path / "zero.json").read_text())["zero"]
+    assert verdict["batch norm, Algorithm 1, printed less train_other"]["real zero"] == [0, 0]
+
+
+class AllRealsAreFar(Hinge):
+    """The hinge loss with real samples that are beyond the margin."""
+
+    def on_real(self, logits: Tensor) -> Tensor:
+        return super().on_real(logits + 1e6)
 
 
 def test_looking_at_other_steps_leaves_the_plain_run_as_it_is(folder: Path) -> None:
