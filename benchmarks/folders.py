@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import shutil
 from pathlib import Path
 
-__all__ = ["CITED", "ROOT", "add_output_arguments", "output_folder"]
+__all__ = ["CITED", "ROOT", "add_output_arguments", "output_folder", "publish", "working_folder"]
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -26,3 +27,28 @@ def output_folder(arguments: argparse.Namespace, name: str) -> Path:
     out: Path = arguments.out or (CITED if arguments.cite else ROOT / "build") / name
     out.mkdir(parents=True, exist_ok=True)
     return out
+
+
+def working_folder(arguments: argparse.Namespace, name: str) -> Path:
+    """The folder of a study that writes as it goes: never the cited one, which a stop half-way would leave mixed.
+
+    With ``--cite`` it is one below build/cited/, which starts as a copy of what is cited, so that a study can go on
+    from there; `publish` puts it in place in the end.
+    """
+    if arguments.out or not arguments.cite:
+        return output_folder(arguments, name)
+    out = ROOT / "build" / "cited" / name
+    if not out.exists() and (CITED / name).exists():
+        shutil.copytree(CITED / name, out)
+    out.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def publish(arguments: argparse.Namespace, folder: Path, name: str) -> None:
+    """What a finished study has left in its working folder becomes what is cited, if ``--cite`` asks for it."""
+    if arguments.cite and not arguments.out:
+        for file in sorted(folder.iterdir()):
+            if file.is_file():
+                (CITED / name).mkdir(parents=True, exist_ok=True)
+                shutil.copy2(file, CITED / name / file.name)
+        print(f"put in place: {CITED / name}")

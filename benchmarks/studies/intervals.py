@@ -11,12 +11,19 @@ import numpy as np
 _T = [12.71, 4.30, 3.18, 2.78, 2.57, 2.45, 2.36, 2.31, 2.26, 2.23, 2.20, 2.18, 2.16, 2.14, 2.13, 2.12, 2.11, 2.10]
 
 
+def student(freedom: int) -> float:
+    """The 97.5% quantile of Student's t; from 19 degrees of freedom on by its expansion, right to 0.0004."""
+    if freedom <= len(_T):
+        return _T[freedom - 1]
+    z = 1.959964
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)
+
+
 def mean_and_margin(values: list[float]) -> tuple[float, float]:
     """The mean, and the half-width of its interval by Student's t (NaN for one value)."""
     if len(values) < 2:
         return statistics.fmean(values), math.nan
-    quantile = _T[len(values) - 2] if len(values) - 2 < len(_T) else 2.09
-    margin = quantile * statistics.stdev(values) / math.sqrt(len(values))
+    margin = student(len(values) - 1) * statistics.stdev(values) / math.sqrt(len(values))
     return round(statistics.fmean(values), 4), round(margin, 4)
 
 

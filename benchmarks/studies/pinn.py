@@ -1,13 +1,13 @@
 """A physics-informed network with two losses: the sum, the sum with a hand-tuned weight, and rules.
 
-    python -m benchmarks.studies.pinn [--steps 2000] [--seeds 3] [--out DIR]
+    python -m benchmarks.studies.pinn [--steps 2000] [--seeds 3] [--first-seed 0] [--out DIR | --cite]
 
 The network learns u on [0, 1] from u'' = f and u(0) = u(1) = 0, where u(x) = sin(4 pi x) + sin(2 pi x) / 2. The
 equation's gradient is hundreds of times as long as the boundary's, so in the plain sum the boundary has no say, and
 the network finds a function with the right second derivative and the wrong values. The usual cure is to tune a
 weight by hand, which is done here too, over a grid. Reported is the relative L2 error of u after training. Results
-are written after every run to ``benchmarks/results/pinn/``, with a picture of the solutions, and the history and
-conflict pictures of one run.
+are written after every run to ``build/pinn/``, with a picture of the solutions, and the history and conflict pictures
+of one run; with ``--cite`` they take the place of those in ``benchmarks/results/pinn/`` when all is done.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.folders import add_output_arguments, output_folder
+from benchmarks.folders import add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
 from gradweight import MultiObjectiveGradient, plot
 from gradweight.rules import AngleBisector, Constant, Sum
@@ -102,28 +102,31 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     add_output_arguments(parser)
     parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--seeds", type=int, default=3, help="default: %(default)s")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     arguments = parser.parse_args()
-    arguments.out = output_folder(arguments, "pinn")
+    out = working_folder(arguments, "pinn")
 
     results: dict[str, list[float]] = {}
     first: dict[str, nn.Module] = {}
     start = time.perf_counter()
     for name, rule in RULES.items():
-        for seed in range(arguments.seeds):
+        for seed in range(arguments.first_seed, arguments.first_seed + arguments.seeds):
             net, opt = train(rule, seed, arguments.steps)
             results.setdefault(name, []).append(error(net))
             first.setdefault(name, net)
-            record = {"machine": machine_record(), "steps": arguments.steps, "relative_error": results}
-            (arguments.out / "pinn.json").write_text(json.dumps(record, indent=2) + "\n")
-            if name == "AngleBisector" and seed == 0:
-                plot.history(opt.history).savefig(arguments.out / "history.png", dpi=100)
-                plot.conflicts(opt.history).savefig(arguments.out / "conflicts.png", dpi=100)
+            record = {"machine": machine_record(), "steps": arguments.steps, "first_seed": arguments.first_seed}
+            record["relative_error"] = results
+            (out / "pinn.json").write_text(json.dumps(record, indent=2) + "\n")
+            if name == "AngleBisector" and seed == arguments.first_seed:
+                plot.history(opt.history).savefig(out / "history.png", dpi=100)
+                plot.conflicts(opt.history).savefig(out / "conflicts.png", dpi=100)
                 print(f"the last step of {name}:\n{opt.last}\n")
         errors = results[name]
         print(f"{name:<42} {statistics.median(errors):10.2g}   {', '.join(f'{e:.2g}' for e in errors)}", flush=True)
-    draw(first, arguments.out / "pinn.png")
-    print(f"{time.perf_counter() - start:.0f} s; pictures and numbers in {arguments.out}")
+    draw(first, out / "pinn.png")
+    print(f"{time.perf_counter() - start:.0f} s; pictures and numbers in {out}")
+    publish(arguments, out, "pinn")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import importlib
 import json
 import re
@@ -22,7 +21,6 @@ from benchmarks.cost.overhead import combination
 from benchmarks.cost.peak import peak_bytes
 from benchmarks.cost.timing import interleaved
 from benchmarks.models import BigGANDiscriminator, SNGANDiscriminator
-from benchmarks.studies.ring import compare as ring
 from gradweight.linalg import gram
 from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
@@ -44,49 +42,6 @@ def machine(path: Path) -> dict[str, object]:
     record: dict[str, object] = json.loads(path.read_text())["machine"]
     assert {"cpu", "cores", "torch", "date", "command"} <= record.keys()
     return record
-
-
-@pytest.mark.slow
-def test_ring(tmp_path: Path) -> None:
-    table = run(
-        "-m",
-        "benchmarks.studies.ring.compare",
-        "--steps",
-        "20",
-        "--seeds",
-        "2",
-        "--workers",
-        "1",
-        "--out",
-        str(tmp_path),
-    )
-    assert "plain" in table
-    assert "aw" in table
-    rows = list(csv.DictReader((tmp_path / "runs.csv").read_text().splitlines()))
-    assert {row["seed"] for row in rows} == {"0", "1"}
-    assert (tmp_path / "ring.png").stat().st_size > 10_000
-    assert "python -m benchmarks.studies.ring.compare" in str(machine(tmp_path / "ring.json")["command"])
-
-
-def test_a_ring_of_nothing_is_refused_before_anything_is_written_over(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    for name in ("--steps", "--seeds", "--workers"):
-        monkeypatch.setattr(sys, "argv", ["ring.py", name, "0", "--out", str(tmp_path)])
-        with pytest.raises(SystemExit):
-            ring.main()
-        assert f"argument {name}: must be at least 1; got 0" in capsys.readouterr().err
-    assert not list(tmp_path.iterdir())
-
-
-@pytest.mark.parametrize("name", ring.SETTINGS)
-def test_settings_of_the_ring(name: str) -> None:
-    setting = ring.SETTINGS[name]
-    generator = ring.network(setting.noise, 2, torch.nn.ReLU(), setting.hidden)
-    discriminator = ring.network(2, 1, torch.nn.LeakyReLU(0.2), setting.hidden)
-    before = generator(torch.ones(1, setting.noise)).detach()
-    assert list(ring.train(generator, discriminator, ring.METHODS["aw"], setting, 2, 0)) == [1, 2]
-    assert not torch.equal(generator(torch.ones(1, setting.noise)), before)
 
 
 @pytest.mark.slow

@@ -4,9 +4,10 @@
     python -m benchmarks.studies.angles.measure --parts angles
 
 Of Adaptive Weighted Discriminator (CVPR 2021, arXiv:2012.03149): sections 5.1 and 5.2 and appendix B.1, on DCGAN with
-Fashion-MNIST for CIFAR-10, with batch norm in the discriminator and without. Writes, to benchmarks/results/angles/, a
+Fashion-MNIST for CIFAR-10, with batch norm in the discriminator and without. Writes, to build/angles/, a
 CSV and a figure for each part as it is done, drawn as the paper draws it, and angles.json with what came out and the
 machine record. Parts that are there already are not run again, and the grid goes on where it stopped; Ctrl-C stops.
+With `--cite` it goes on from benchmarks/results/angles/, which is replaced when all parts are done.
 
 **angles** (5.1, figure 4). Claim: in the first epoch the gradients of the real and of the fake loss make an obtuse
 angle at every iteration, close to 180 degrees; the sum often points against one of the two; with the weights neither
@@ -34,14 +35,14 @@ import argparse
 import csv
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from tqdm import tqdm
 
-from benchmarks.folders import CITED, add_output_arguments, output_folder
+from benchmarks.folders import CITED, add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
 from benchmarks.studies.angles.report import (
     draw_angles,
@@ -108,6 +109,7 @@ def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
     names = ("angles", "scores", "grid")
     parser.add_argument("--parts", nargs="+", choices=names, default=list(names), help="default: all")
+    parser.add_argument("--first-seed", type=int, default=0, help="of each part (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="the smallest setting, to see that all runs")
     parser.add_argument("--data", type=Path, help="folder with the IDX files (default: Debian's)")
     judge = CITED / "images" / "classifier.pt"
@@ -115,20 +117,20 @@ def main(words: list[str] | None = None) -> None:
     add_output_arguments(parser)
     arguments = parser.parse_args(words)
 
-    arguments.out = output_folder(arguments, "angles")
+    out = working_folder(arguments, "angles")
     try:
         images = DATASETS["fashion-mnist"](arguments.data)
     except FileNotFoundError as missing:
         parser.exit(2, f"angles.py: {missing}\n")
-    size = QUICK if arguments.quick else FULL
-    summary = arguments.out / "angles.json"
+    size = replace(QUICK if arguments.quick else FULL, first_seed=arguments.first_seed)
+    summary = out / "angles.json"
     record: dict[str, Any] = json.loads(summary.read_text()) if summary.exists() else {}
     if record.setdefault("size", as_read(size)) != as_read(size):
-        raise SystemExit(f"{arguments.out} holds rows of another size, see {summary.name} there: choose another --out")
+        raise SystemExit(f"{out} holds rows of another size, see {summary.name} there: choose another --out")
     summary.write_text(json.dumps(record, indent=1) + "\n")
     for name, part in parts(images, size, arguments.classifier).items():
         if name in arguments.parts:
-            path = arguments.out / f"{name}.csv"
+            path = out / f"{name}.csv"
             if not path.exists() or len(read(path)) < part.total:
                 try:
                     run(name, part, path)
@@ -136,11 +138,12 @@ def main(words: list[str] | None = None) -> None:
                     parser.exit(130, f"\nstopped in {name}: the same command goes on\n")
                 record["machine"] = machine_record()
             rows = read(path)
-            part.draw(rows, arguments.out / f"{name}.png")
+            part.draw(rows, out / f"{name}.png")
             record[name] = part.verdict(rows)
             print(f"{name}: {json.dumps(record[name], indent=1)}")
             record = {n: record[n] for n in ("machine", "size", *names) if n in record}
             summary.write_text(json.dumps(record, indent=1) + "\n")
+    publish(arguments, out, "angles")
 
 
 def as_read(size: Size) -> dict[str, Any]:

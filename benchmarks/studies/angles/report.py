@@ -36,9 +36,10 @@ def draw_angles(rows: list[dict[str, Any]], path: Path) -> None:
     lines = {"real-fake": ("real and fake", BLUE), "real-combined": ("real and step", GREEN)}
     lines["fake-combined"] = ("fake and step", ORANGE)
     titles = {"original": "original loss", "aw": "aw-loss", "aw-relative": "aw-loss, relative epsilon"}
+    first = min(r["seed"] for r in rows)
     for (row, loss), (column, norm) in itertools.product(enumerate(titles), enumerate(NORMS)):
         axis = axes[row, column]
-        own = [r for r in rows if (r["loss"], r["net"], r["seed"]) == (loss, norm, 0)]
+        own = [r for r in rows if (r["loss"], r["net"], r["seed"]) == (loss, norm, first)]
         ends = []
         for name, (label, colour) in lines.items():
             y = [r[name] if both(r) else math.nan for r in own]
@@ -57,9 +58,10 @@ def draw_scores(rows: list[dict[str, Any]], path: Path) -> None:
     """Figure 5: scores before and after either step, and in the fourth row the gaps between real and fake."""
     figure, axes = plt.subplots(4, 2, figsize=(10, 10), layout="constrained", sharex=True, sharey="row")
     labels = []
+    first = min(r["seed"] for r in rows)
     titles = {"before": "before training", "original": "after the original step", "aw": "after the aw step"}
     for j, norm in enumerate(NORMS):
-        own = [r for r in rows if (r["net"], r["seed"]) == (norm, 0)]
+        own = [r for r in rows if (r["net"], r["seed"]) == (norm, first)]
         x = [r["iteration"] for r in own]
         for i, (column, title) in enumerate(titles.items()):
             for kind, colour in (("real", BLUE), ("fake", ORANGE)):
@@ -116,7 +118,11 @@ def mean_of(rows: list[dict[str, Any]], name: str, step: int, alpha1: float, alp
 
 
 def verdict_angles(rows: list[dict[str, Any]]) -> dict[str, Any]:
-    """Quartiles of the angles and the share of iterations beyond 90 degrees, by network and loss, over all seeds."""
+    """Quartiles of the angles and the share of iterations beyond 90 degrees, by network and loss, over all seeds.
+
+    They are of the iterations at which both losses have a gradient. Where the other one has none, the step is along
+    this one's, which is no conflict: the last share counts these iterations too.
+    """
     found: dict[str, Any] = {}
     for norm, loss in itertools.product(NORMS, RULES):
         own = [r for r in rows if (r["net"], r["loss"]) == (norm, loss)]
@@ -128,6 +134,9 @@ def verdict_angles(rows: list[dict[str, Any]]) -> dict[str, Any]:
                 "quartiles": quartiles(values),
                 # a right angle is what the rule aims at: not counted for its rounding
                 "share beyond 90.1": round(statistics.fmean(v > 90.1 for v in values), 3),
+                "share beyond 90.1 where this angle exists": round(
+                    statistics.fmean(r[name] > 90.1 for r in own if not math.isnan(r[name])), 3
+                ),
             }
         entry["norms of the gradients, quartiles"] = {
             k: quartiles([r[f"norm {k}"] for r in own]) for k in ("real", "fake")

@@ -42,6 +42,11 @@ class Size:
     judged: int
     alpha1: tuple[float, ...] = (0.3, 0.4, 0.5, 0.6)
     alpha2: tuple[float, ...] = (0.6, 0.75, 0.9)
+    first_seed: int = 0
+
+    def range_of(self, seeds: int) -> range:
+        """So many seeds, from the first on."""
+        return range(self.first_seed, self.first_seed + seeds)
 
 
 FULL = Size(32, 50, 60, 3, 8, 400, 4, 2000)
@@ -102,7 +107,7 @@ def backward(d_opt: MultiObjectiveGradient, discriminator: nn.Module, real: Tens
 
 def angles(images: Images, size: Size) -> Iterator[dict[str, Any]]:
     """Angles between real, fake and combined gradients at each iteration."""
-    for norm, loss, seed in itertools.product(NORMS, RULES, range(size.seeds)):
+    for norm, loss, seed in itertools.product(NORMS, RULES, size.range_of(size.seeds)):
         pair = Pair(images, size.width, NORMS[norm], seed, RULES[loss])
         for iteration in range(1, size.iterations + 1):
             seen = backward(pair.d_opt, pair.discriminator, *pair.batch())
@@ -136,7 +141,7 @@ COLUMNS = ("before", "original", "aw", "aw at its length")
 
 def scores(images: Images, size: Size) -> Iterator[dict[str, Any]]:
     """Mean logits on the batch before a step and after each kind of step; the run goes on with the plain one."""
-    for norm, seed in itertools.product(NORMS, range(size.seeds)):
+    for norm, seed in itertools.product(NORMS, size.range_of(size.seeds)):
         pair = Pair(images, size.width, NORMS[norm], seed, rule=None)
         aw = MultiObjectiveGradient(pair.d_base, AdaptiveWeights())
         for iteration in range(1, size.score_iterations + 1):
@@ -187,7 +192,7 @@ def grid(images: Images, size: Size, judge: Judge, before: list[dict[str, Any]])
     setting = replace(SETTINGS["dcgan"], loss=HINGE, rate=1e-3)
     early = max(size.grid_steps // 5, 1)
     noise = torch.randn(size.judged, NOISE, generator=torch.Generator().manual_seed(10**6))
-    for seed, alpha1, alpha2 in itertools.product(range(size.grid_seeds), size.alpha1, size.alpha2):
+    for seed, alpha1, alpha2 in itertools.product(size.range_of(size.grid_seeds), size.alpha1, size.alpha2):
         found = [r for r in before if (r["seed"], r["alpha1"], r["alpha2"]) == (seed, alpha1, alpha2)]
         if len(found) == 2:
             yield from found

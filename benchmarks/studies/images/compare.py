@@ -3,9 +3,10 @@
     python -m benchmarks.studies.images.compare --setting small          # two cores, about ten minutes
     python -m benchmarks.studies.images.compare --setting full --device cuda   # a GPU, at most 25 minutes
 
-Writes, to benchmarks/results/images/, the metrics of every run as it goes (runs.csv), the picture of classifier-FID
+Writes, to build/images/, the metrics of every run as it goes (runs.csv), the picture of classifier-FID
 over generator steps and over training time (images.png), samples of the first seed (samples.png), and the summary with
 the machine record (images.json). The same command again goes on where the last one stopped; finished runs are kept.
+With `--cite` it goes on from benchmarks/results/images/, which is replaced when all runs have finished.
 
 Claims. Adaptive Weighted Discriminator (CVPR 2021, arXiv:2012.03149, section 4): aw-SN-GAN has a lower FID than SN-GAN
 (12.3 against 21.7 on CIFAR-10) and gets there in fewer epochs. AdvAs (arXiv:2010.01274, section 5): with as many
@@ -40,7 +41,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.folders import add_output_arguments, output_folder
+from benchmarks.folders import add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
 from benchmarks.studies.images.classifier import METRICS, Judge, trained
 from benchmarks.studies.images.datasets import DATASETS, Images
@@ -91,6 +92,7 @@ class Job:
     out: Path
     device: str
     deadline: float
+    drawn: bool = False  # whether some of its samples are kept for the picture
 
 
 def run(job: Job) -> Job | None:
@@ -112,7 +114,7 @@ def run(job: Job) -> Job | None:
             spent += now(device) - start
             fake = sample(nets[0], fixed)
             write(job, step, spent, judge(fake))
-            if step == steps and job.seed == 0:
+            if step == steps and job.drawn:
                 np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
             start = now(device)
         if time.time() > job.deadline or (stopping is not None and stopping.is_set()):
@@ -169,7 +171,8 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--quick", action="store_true", help="the smallest setting, to see that all runs")
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="default: both")
     parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
-    parser.add_argument("--seeds", type=int, help="seeds 0..n-1 (default: the setting's)")
+    parser.add_argument("--seeds", type=int, help="how many (default: the setting's)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--dataset", choices=DATASETS, default="fashion-mnist", help="default: %(default)s")
     parser.add_argument("--data", type=Path, help="folder of the data (default: Debian's, for Fashion-MNIST)")
     parser.add_argument("--device", default="cpu", help="default: %(default)s")
@@ -192,15 +195,17 @@ def main(words: list[str] | None = None) -> None:
         loaded(arguments.dataset, arguments.data)  # before the folder is one of runs on them
     except FileNotFoundError as missing:
         parser.exit(2, f"images.py: {missing}\n")
-    arguments.out = output_folder(arguments, "images")
-    rows = resume(arguments.out, settings, size, arguments.fresh)
-    images, judge = data_and_judge(arguments.dataset, arguments.data, arguments.out, arguments.device)
+    out = working_folder(arguments, "images")
+    rows = resume(out, settings, size, arguments.fresh)
+    images, judge = data_and_judge(arguments.dataset, arguments.data, out, arguments.device)
     floor, accuracy = judge.of_real(size.judged), judge.accuracy(images)
 
     done = {(r["network"], r["method"], r["seed"]) for r in rows}
     jobs = [
-        Job(n, m, s, size, arguments.dataset, arguments.data, arguments.out, arguments.device, deadline)
-        for s in range(seeds)
+        Job(
+            n, m, s, size, arguments.dataset, arguments.data, out, arguments.device, deadline, s == arguments.first_seed
+        )
+        for s in range(arguments.first_seed, arguments.first_seed + seeds)
         for n in arguments.networks
         for m in arguments.methods
         if (n, m, s) not in done
@@ -213,12 +218,12 @@ def main(words: list[str] | None = None) -> None:
     except KeyboardInterrupt:
         print("\ninterrupted: what follows is of the runs that had finished; the same command goes on")
 
-    rows = finished(read(arguments.out / "runs.csv"), size.steps)
+    rows = finished(read(out / "runs.csv"), size.steps)
     if not rows:
         parser.exit(1, "no run has finished\n")
     summary = summarise(rows, size.steps)
     print(report(summary, floor))
-    path = arguments.out / "images.json"
+    path = out / "images.json"
     calls = json.loads(path.read_text())["calls that trained"] if path.exists() else []
     if jobs:
         wall = round(time.perf_counter() - begin, 1)
@@ -233,8 +238,10 @@ def main(words: list[str] | None = None) -> None:
     }
     # a single seed has no interval, and JSON no NaN
     path.write_text(json.dumps(record, indent=1).replace("NaN", "null") + "\n")
-    draw(rows, floor["classifier_fid"], size.widths, arguments.out / "images.png")
-    draw_samples(arguments.out, images, arguments.out / "samples.png")
+    draw(rows, floor["classifier_fid"], size.widths, out / "images.png")
+    draw_samples(out, images, out / "samples.png")
+    if {(r["network"], r["method"], r["seed"]) for r in rows} >= {(j.network, j.method, j.seed) for j in jobs}:
+        publish(arguments, out, "images")
 
 
 def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list[Row]:

@@ -10,7 +10,8 @@ import matplotlib
 import numpy as np
 
 from benchmarks.studies.intervals import mean_and_margin
-from benchmarks.studies.ring.compare_runs import METRICS, MODES, Run
+from benchmarks.studies.ring.compare_runs import METRICS, Run
+from benchmarks.studies.ring.ensemble import MODES
 
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt

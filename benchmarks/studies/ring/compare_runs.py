@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import math
 import statistics
 import time
 from collections.abc import Callable
@@ -13,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
+from benchmarks.folders import CITED
 from benchmarks.record import machine_record
 from benchmarks.studies.intervals import mean_and_margin, sign_test
+from benchmarks.studies.ring.ensemble import MODES
 from gradweight.gan import high_quality_share, mode_kl, modes_covered
 
-ANGLES = torch.arange(8) * (2 * math.pi / 8)
-MODES = torch.stack([ANGLES.cos(), ANGLES.sin()], dim=1)
 DRAWN = 500
 """Samples shown in a panel of the picture."""
 
@@ -129,12 +127,28 @@ def read_runs(out: Path, std: float) -> list[Run]:
     return sorted(runs.values(), key=lambda run: (run.seed, run.method != "plain"))
 
 
+def kept(folder: str, methods: list[str]) -> str:
+    """What is cited of the same setting, to be read beside the seeds that have just been run."""
+    path = CITED / folder / "ring.json"
+    if not path.exists():
+        return ""
+    summary = json.loads(path.read_text())["summary (mean, margin of 95%)"]
+    known = {name: entry for name, entry in summary["methods"].items() if name in methods}
+    seeds = next(iter(known.values()), {"seeds": []})["seeds"]
+    lines = [f"beside it, the {len(seeds)} seeds that are cited (mean ± margin of 95%: modes, quality, KL; all 8):"]
+    for name, entry in known.items():
+        cells = ["{:.2f} ± {:.2f}".format(*entry[metric]) for metric in METRICS]
+        lines.append(f"  {name:<16}{'   '.join(cells)}   {entry['all 8 modes']} of {len(entry['seeds'])}")
+    return "\n".join([*lines, "Single seeds are chance: the same ones do something else on another processor."])
+
+
 class Results:
-    """The files of one invocation: runs.csv grows with every run, the rest is written by `close`."""
+    """The files of one invocation: runs.part.csv grows as runs finish, and all are put in place by `close`."""
 
     def __init__(self, out: Path, arguments: dict[str, Any]) -> None:
         out.mkdir(parents=True, exist_ok=True)
         self.out, self.runs = out, list[Run]()
+        self.part = out / "runs.part.csv"  # an earlier runs.csv stays whole until this one is
         self.record = {"machine": machine_record(), "arguments": arguments}
         self.start = time.perf_counter()
         self.append([("method", "seed", "step", *METRICS)], mode="w")
@@ -148,13 +162,14 @@ class Results:
         )
 
     def append(self, rows: Any, mode: str = "a") -> None:
-        """Write rows to runs.csv; the file is closed again after, so that nothing is lost."""
-        with (self.out / "runs.csv").open(mode, newline="") as file:
+        """Write rows to runs.part.csv; the file is closed again after, so that nothing is lost."""
+        with self.part.open(mode, newline="") as file:
             csv.writer(file, lineterminator="\n").writerows(rows)
 
     def close(self, methods: list[str], draw: Callable[[list[Run], list[str], Path], None]) -> None:
         """Print the table, write everything else; `draw` makes the picture."""
         wall = time.perf_counter() - self.start
+        self.part.replace(self.out / "runs.csv")
         self.runs.sort(key=lambda r: (methods.index(r.method), r.seed))
         summary = summarise(self.runs)
         print(report(self.runs, summary))

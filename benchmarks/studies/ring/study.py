@@ -3,10 +3,11 @@
     python -m benchmarks.studies.ring.study --half
 
 trains every method from the same networks on the same data, for several seeds, and writes to
-benchmarks/results/ring_study/ the metrics of every run over time (runs.csv, as it goes), some samples of the first
+build/ring_study_half/ the metrics of every run over time (runs.csv, as it goes), some samples of the first
 seeds (samples.npz), rates, means and claims with their intervals (study.json) and the figure (ring_study.png). The
-tables go into docs/reproduced.md, between the marks that name this script. What was stopped goes on where it was when
-the same command is given; `--report` makes tables and figure from what there is.
+same with `--cite` goes on from benchmarks/results/, and when it has finished, its results take the place of those there
+and its tables go into docs/reproduced.md, between the marks that name this script. What was stopped goes on where it
+was when the same command is given; `--report` makes tables and figure from what there is.
 
 `--half` is a setting for an hour of a CPU core: networks of half the paper's width, five times its learning rate,
 10,000 steps, 16 seeds. The default has a quarter of the width and takes half an hour. `--full` is the setting of the
@@ -34,10 +35,20 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.folders import ROOT, add_output_arguments, output_folder
+from benchmarks.folders import ROOT, add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
-from benchmarks.studies.ring.ensemble import HALF, METHODS, MODES, PAPER, QUICK, STD, Ensemble, Setting, test_noise
+from benchmarks.studies.ring.ensemble import MODES
 from benchmarks.studies.ring.study_report import write_report
+from benchmarks.studies.ring.study_runs import (
+    HALF,
+    METHODS,
+    PAPER,
+    QUICK,
+    STD,
+    Setting,
+    StudyEnsemble,
+    test_noise,
+)
 from gradweight.gan import high_quality_share, mode_kl, modes_covered
 
 HEADER = ("method", "seed", "step", "modes", "quality", "kl")
@@ -50,9 +61,9 @@ Row = tuple[str, int, int, int, float, float]
 class Results:
     """The files of a study: what has been measured, and where the ensemble that is being trained stands."""
 
-    def __init__(self, out: Path, setting: Setting) -> None:
+    def __init__(self, out: Path, setting: Setting, first_seed: int = 0) -> None:
         out.mkdir(parents=True, exist_ok=True)
-        self.out, self.setting = out, setting
+        self.out, self.setting, self.drawn_seeds = out, setting, range(first_seed, first_seed + DRAWN_SEEDS)
         self.csv, self.checkpoint, self.drawn = out / "runs.csv", out / "checkpoint.pt", out / "samples.npz"
         record = out / "setting.json"
         if record.exists() and json.loads(record.read_text()) != dataclasses.asdict(setting):
@@ -64,7 +75,7 @@ class Results:
         """The method and the seed of every run that has taken its last step."""
         return {row[:2] for row in self.rows if row[2] == self.setting.steps}
 
-    def add(self, method: str, ensemble: Ensemble) -> None:
+    def add(self, method: str, ensemble: StudyEnsemble) -> None:
         """Measure all runs of an ensemble, and save where it stands."""
         samples = ensemble.samples(test_noise(self.setting))
         measured = modes_covered(samples, MODES, STD), high_quality_share(samples, MODES, STD), mode_kl(samples, MODES)
@@ -75,7 +86,7 @@ class Results:
         torch.save({"method": method, "seeds": ensemble.seeds, "state": ensemble.state_dict()}, self.checkpoint)
         self._write()
 
-    def resume(self, method: str, seeds: list[int], ensemble: Ensemble) -> None:
+    def resume(self, method: str, seeds: list[int], ensemble: StudyEnsemble) -> None:
         """Go on with the ensemble that was being trained, if it is this one; else forget what it had measured."""
         if self.checkpoint.exists():
             saved = torch.load(self.checkpoint, weights_only=True, map_location=ensemble.device)
@@ -88,7 +99,7 @@ class Results:
         drawn |= {
             f"{method.replace('/', '|')}|{seed}": x[:DRAWN].numpy().astype(np.float16)
             for seed, x in zip(seeds, samples, strict=True)
-            if seed < DRAWN_SEEDS
+            if seed in self.drawn_seeds
         }
         np.savez_compressed(self.drawn, **drawn)
 
@@ -111,13 +122,13 @@ def read_rows(path: Path) -> list[Row]:
 Job = tuple[str, list[int]]
 
 
-def jobs(methods: list[str], seeds: int, aside_seeds: int, side_by_side: int) -> Iterator[Job]:
+def jobs(methods: list[str], seeds: range, aside_seeds: int, side_by_side: int) -> Iterator[Job]:
     """What is trained together: a few seeds of one method after the other, so that all are equally far at any time."""
-    for aside, n in ((False, seeds), (True, min(aside_seeds, seeds))):
-        for start in range(0, n, side_by_side):
+    for aside, due in ((False, seeds), (True, seeds[:aside_seeds])):
+        for start in range(0, len(due), side_by_side):
             for method in methods:
                 if METHODS[method].aside == aside:
-                    yield method, list(range(start, min(start + side_by_side, n)))
+                    yield method, list(due[start : start + side_by_side])
 
 
 @contextmanager
@@ -145,7 +156,7 @@ def train(results: Results, wanted: Iterable[Job], device: str) -> None:
             if not block:
                 continue
             start = time.process_time()
-            ensemble = Ensemble(METHODS[method], block, results.setting, device)
+            ensemble = StudyEnsemble(METHODS[method], block, results.setting, device)
             results.resume(method, block, ensemble)
             bar.update(len(block) * ensemble.taken)
             for taken in ensemble.train():
@@ -183,7 +194,8 @@ def main() -> None:
     which.add_argument("--half", action="store_true", help="networks of half the paper's width: three times as long")
     which.add_argument("--full", action="store_true", help="the paper's setting and 200 seeds, for a GPU")
     which.add_argument("--quick", action="store_true", help="a few steps of tiny networks")
-    parser.add_argument("--seeds", type=int, help="seeds 0..n-1 for every method (default: 16; 200 if --full)")
+    parser.add_argument("--seeds", type=int, help="how many for every method (default: 16; 200 if --full)")
+    parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument(
         "--aside-seeds", type=int, help="for methods that no paper's claim rests on (default: 8; 200 if --full)"
     )
@@ -200,18 +212,23 @@ def main() -> None:
     given = {name: getattr(arguments, name) for name in ("seeds", "aside_seeds", "side_by_side")}
     scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
 
-    results = Results(output_folder(arguments, scale.folder), scale.setting)
+    results = Results(working_folder(arguments, scale.folder), scale.setting, arguments.first_seed)
+    finished = True
     if not arguments.report:
         try:
-            wanted = jobs(arguments.methods, scale.seeds, scale.aside_seeds, scale.side_by_side)
+            seeds = range(arguments.first_seed, arguments.first_seed + scale.seeds)
+            wanted = jobs(arguments.methods, seeds, scale.aside_seeds, scale.side_by_side)
             train(results, wanted, arguments.device)
         except KeyboardInterrupt:
+            finished = False
             print("\nstopped: the same command goes on from here")
     if any(row[2] == scale.setting.steps for row in results.rows):
-        published = scale.folder in (CPU.folder, HALF_WIDTH.folder) and arguments.cite
+        published = scale.folder in (CPU.folder, HALF_WIDTH.folder) and arguments.cite and finished
         page = ROOT / "docs" / "reproduced.md" if published else None
         machine = None if arguments.report else machine_record()
         write_report(results.out, results.rows, scale.setting, page, machine, "--half" if arguments.half else "")
+        if finished:
+            publish(arguments, results.out, scale.folder)
 
 
 if __name__ == "__main__":

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks.studies.intervals import bootstrap, sign_test, wilson
-from benchmarks.studies.ring.ensemble import METHODS, Setting
 from benchmarks.studies.ring.study_claims import CLAIMS, Claim
 from benchmarks.studies.ring.study_figure import draw
+from benchmarks.studies.ring.study_runs import METHODS, Setting
 
 BEGIN, END = "<!-- benchmarks/studies/ring/study.py{} writes from here -->", "<!-- to here -->"
 METRICS = ("modes", "quality", "kl")

@@ -15,15 +15,14 @@ from torch import Tensor, nn
 from torch.func import functional_call
 
 from benchmarks.studies.ring import study as ring_study
-from benchmarks.studies.ring.ensemble import (
+from benchmarks.studies.ring.ensemble import Method, discriminate, generate
+from benchmarks.studies.ring.study_runs import (
     BETAS,
     METHODS,
     QUICK,
-    Ensemble,
-    Method,
+    SLOPE,
     Setting,
-    discriminate,
-    generate,
+    StudyEnsemble,
     networks,
     order,
     training_set,
@@ -75,7 +74,7 @@ def linear(network: nn.Sequential) -> Iterator[nn.Linear]:
 
 @pytest.mark.parametrize("name", METHODS)
 def test_runs_side_by_side_are_single_runs(name: str) -> None:
-    ensemble = Ensemble(METHODS[name], SEEDS, SETTING, dtype=torch.float64)
+    ensemble = StudyEnsemble(METHODS[name], SEEDS, SETTING, dtype=torch.float64)
     assert list(ensemble.train()) == [1, 2, 3, 4, 5, 6]
     for i, seed in enumerate(SEEDS):
         for params, network in zip((ensemble.g, ensemble.d), one_by_one(METHODS[name], seed), strict=True):
@@ -90,7 +89,7 @@ def test_runs_side_by_side_are_single_runs(name: str) -> None:
 @pytest.mark.parametrize("name", ["saturating/alpha (0.5, 1)", "non-saturating/aw", "non-saturating/advas"])
 def test_a_step_side_by_side_is_the_functional_transform_under_vmap(name: str) -> None:
     method = METHODS[name]
-    loss, ensemble = method.loss, Ensemble(method, SEEDS, SETTING, dtype=torch.float64)
+    loss, ensemble = method.loss, StudyEnsemble(method, SEEDS, SETTING, dtype=torch.float64)
     indices = torch.stack([order(seed, 0, SETTING)[:, 0] for seed in SEEDS])
     real, noise = ensemble.real[indices[:, 0]], ensemble.noise[indices[:, 1]]
     d, g = ({k: p.detach().clone() for k, p in params.items()} for params in (ensemble.d, ensemble.g))
@@ -98,7 +97,7 @@ def test_a_step_side_by_side_is_the_functional_transform_under_vmap(name: str) -
     new_d = {k: p.detach().clone() for k, p in ensemble.d.items()}
 
     def logits(phi: dict[str, Tensor], samples: Tensor) -> Tensor:
-        return discriminate({k: p[None] for k, p in phi.items()}, samples[None])[0]
+        return discriminate({k: p[None] for k, p in phi.items()}, samples[None], SLOPE)[0]
 
     def fakes(theta: dict[str, Tensor], noise: Tensor) -> Tensor:
         return generate({k: p[None] for k, p in theta.items()}, noise[None])[0]
@@ -129,7 +128,7 @@ def test_a_step_side_by_side_is_the_functional_transform_under_vmap(name: str) -
 
 def test_an_ensemble_goes_on_where_it_stood() -> None:
     method = METHODS["non-saturating/aw"]
-    whole, first, second = (Ensemble(method, SEEDS, SETTING) for _ in range(3))
+    whole, first, second = (StudyEnsemble(method, SEEDS, SETTING) for _ in range(3))
     for taken in first.train():
         if taken == 4:  # in the second epoch
             break
@@ -160,7 +159,7 @@ def test_a_stopped_study_ends_like_one_that_was_not(
     results = ring_study.Results(tmp_path / "stopped", QUICK)
     write, written = results.add, []
 
-    def add(method: str, ensemble: Ensemble) -> None:
+    def add(method: str, ensemble: StudyEnsemble) -> None:
         write(method, ensemble)
         written.append(ensemble.taken)
         if len(written) == 3:  # the first method at its end, the second half-way
@@ -168,9 +167,9 @@ def test_a_stopped_study_ends_like_one_that_was_not(
 
     monkeypatch.setattr(results, "add", add)
     with pytest.raises(Stop):
-        ring_study.train(results, ring_study.jobs(methods, 2, 2, 2), "cpu")
+        ring_study.train(results, ring_study.jobs(methods, range(2), 2, 2), "cpu")
     assert written == [2, 4, 2]
-    ensemble = Ensemble(METHODS[methods[1]], [0, 1], QUICK)
+    ensemble = StudyEnsemble(METHODS[methods[1]], [0, 1], QUICK)
     ring_study.Results(tmp_path / "stopped", QUICK).resume(methods[1], [0, 1], ensemble)
     assert ensemble.taken == 2
     study(monkeypatch, "--out", str(tmp_path / "stopped"), "--methods", *methods)
@@ -188,6 +187,6 @@ def test_a_stopped_study_ends_like_one_that_was_not(
 
 def test_every_method_is_trained_with_as_many_seeds_as_it_is_due() -> None:
     due: dict[str, list[int]] = {}
-    for method, seeds in ring_study.jobs(list(METHODS), 5, 3, 2):
+    for method, seeds in ring_study.jobs(list(METHODS), range(100, 105), 3, 2):
         due.setdefault(method, []).extend(seeds)
-    assert due == {name: list(range(3 if method.aside else 5)) for name, method in METHODS.items()}
+    assert due == {name: list(range(100, 103 if method.aside else 105)) for name, method in METHODS.items()}

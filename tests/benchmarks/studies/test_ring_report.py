@@ -14,10 +14,6 @@ from scipy.stats import binomtest
 from benchmarks.folders import CITED, ROOT
 from benchmarks.studies.intervals import bootstrap, mean_and_margin, sign_test, wilson
 from benchmarks.studies.ring import study as ring_study
-from benchmarks.studies.ring.ensemble import (
-    HALF,
-    Setting,
-)
 from benchmarks.studies.ring.study_report import (
     BEGIN,
     CLAIMS,
@@ -31,6 +27,7 @@ from benchmarks.studies.ring.study_report import (
     tables,
     verdict,
 )
+from benchmarks.studies.ring.study_runs import HALF, Setting
 
 
 @given(n=st.integers(1, 300), share=st.floats(0, 1))
