@@ -56,7 +56,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
         engine: "autograd", "batched", "func", "gram" or "hooks" (see `gradweight.gradients.engines`). "auto" is "func"
             for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" for vector losses and, on
             a GPU, for three losses and more on one small trunk, else "autograd"; `engine_used` says which. "gram" keeps
-            no gradient of one loss: one `backward` a step, one process, rules by the Gram matrix.
+            no gradient of one loss: rules by the Gram matrix, one process, micro-batches through `join` with weights
+            of their own.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.

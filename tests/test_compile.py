@@ -130,3 +130,12 @@ print(torch.equal(torch.compile(rule, fullgraph=True, backend="eager")(gram), ru
 """
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert run.stdout.split() == ["True"], run.stderr
+
+
+def test_a_gram_matrix_without_rows_says_that_a_compiled_module_is_not_for_it():
+    net = torch.compile(nn.Linear(3, 2), backend="aot_eager")
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector(), engine="gram")
+    a, b = net(torch.ones(1, 3))[0]
+    with pytest.raises(RuntimeError, match=r"engine='gram' could not vectorise .* a compiled module"):
+        opt.backward({"a": a, "b": b})
+    assert all(p.grad is None for p in net.parameters())

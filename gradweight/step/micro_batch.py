@@ -58,6 +58,11 @@ class MicroBatch:
     accumulated: AccumulatedGradients | None
     unsynced: AccumulatedGradients | None
 
+    @property
+    def adds_up(self) -> bool:
+        """Whether another micro-batch may be added to this one."""
+        return self.settings.adds_up(self.joined)
+
     @cached_property
     def in_order(self) -> Losses:
         """The losses in the order of the rows; one function as it is."""

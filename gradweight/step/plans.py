@@ -91,7 +91,7 @@ class Plan(ABC):
 
     def _out_buffers(self, accumulated: AccumulatedGradients) -> list[Tensor | None]:
         # a graph that is retained may hold the very tensors that it returned as gradients
-        in_place = not self.micro.settings.accumulates and not self.micro.retain_graph
+        in_place = not self.micro.adds_up and not self.micro.retain_graph
         return self.micro.communicator.out_buffers(accumulated.rows, accumulated.params, in_place)
 
 

@@ -67,10 +67,13 @@ class Settings:
                 "use engine='auto'"
             )
 
-    @property
-    def accumulates(self) -> bool:
-        """Whether a step may be several `backward` calls; without rows there is nothing to add up per loss."""
-        return self.accumulate and self.engine != "gram"
+    def adds_up(self, joined: bool) -> bool:
+        """Whether a step may be several micro-batches.
+
+        Without rows, what is added up are directions, each of its own micro-batch's gradients: those that were divided
+        by the number of micro-batches would give a rule whose weights go by lengths another length. `join` has both.
+        """
+        return self.accumulate and (joined or self.engine != "gram")
 
     def combine(self, given: CombinerInput) -> tuple[Combination, State]:
         """The combination; its direction is written to ``given.out``."""
@@ -85,9 +88,14 @@ class Settings:
     @property
     def why_one_backward(self) -> str:
         """Why a step can have one `backward` only, where it can."""
+        if not self.accumulate:
+            return "accumulate=False says that a step is one backward, whose rows are not kept"
         if self.engine == "gram":
-            return "engine='gram'"
-        return "shared=" if self.accumulate else "accumulate=False"
+            return (
+                "engine='gram' keeps no rows, and adds up directions of micro-batches that came through join alone, "
+                "(opt.join(losses) / n).backward()"
+            )
+        return "shared= says that a step is one backward, whose rows are not kept"
 
     @property
     def described(self) -> str:

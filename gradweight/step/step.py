@@ -133,7 +133,7 @@ class Step:
         grads = communicator.all_gather_direction(outcome.parts, outcome.params)
         if self.loaded:
             self.loaded = warn_of_other_losses(self.settings.combiner.rule, outcome.rule_state, self.saved())
-        return self._commit(outcome, grads)
+        return self._commit(outcome, grads, micro.adds_up)
 
     def join(
         self,
@@ -175,8 +175,8 @@ class Step:
         begun = phase in (Phase.READY, Phase.UNSYNCED) or (phase is Phase.STEPPED and more_allowed)
         if (begun and shared) or (phase is Phase.READY and not more_allowed):
             raise RuntimeError(
-                f"{self.settings.why_one_backward} says that a step is one backward, whose rows are not kept; this "
-                "is the second one before step() or zero_grad(): do without it to add up micro-batches"
+                f"{self.settings.why_one_backward}; this is the second one before step() or zero_grad(): do without "
+                "it to add up micro-batches"
             )
 
     def _keep_unsynced(self, new: AccumulatedGradients) -> Combination:
@@ -187,7 +187,7 @@ class Step:
         unknown = torch.full_like(new.losses, torch.nan)
         return Combination(new.names, unknown, unknown.expand(len(unknown), -1), unknown)
 
-    def _commit(self, outcome: Outcome, directions: list[Tensor | None]) -> Combination:
+    def _commit(self, outcome: Outcome, directions: list[Tensor | None], adds_up: bool) -> Combination:
         """Add the direction to the gradients of others. Nothing before has written to a tensor in ``.grad``."""
         params, progress = outcome.params, self.progress
         foreign = progress.foreign | progress.watch.foreign(params)
@@ -198,7 +198,7 @@ class Step:
                 p.grad = grad
             self.progress = Progress(
                 Phase.READY,
-                outcome.accumulated if self.settings.accumulates else None,
+                outcome.accumulated if adds_up else None,
                 None,
                 outcome.rule_state,
                 GradWatch.of(params, directions),

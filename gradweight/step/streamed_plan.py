@@ -34,6 +34,9 @@ def plan_for(micro: MicroBatch, shared: Tensor | Sequence[Tensor] | None) -> Pla
 class ByStreamedGram(WeightedSum):
     """One row, the gradient of the weighted sum; the rule sees the Gram matrix of rows that never exist.
 
+    Each micro-batch has weights of its own, by its own Gram matrix: that of the big batch has products of one
+    micro-batch's gradients with another's, which need rows. What is returned is of the micro-batch, too.
+
     Args:
         micro: what the `backward` was given.
 
@@ -58,6 +61,12 @@ class ByStreamedGram(WeightedSum):
         names = self.filled.names
         here = torch.tensor([i for i, name in enumerate(names) if name in self.values], device=micro.params[0].device)
         losses = {name: self.values[name] for name in names if name in self.values}
+        if micro.accumulated is not None and len(losses) < len(names):
+            missing = [name for name in names if name not in losses]
+            raise ValueError(
+                "engine='gram' finds the weights of each micro-batch by itself, so that micro-batches after the first "
+                f"need all losses; this one lacks {missing}: use engine='auto' for one task after the other"
+            )
         micro.settings.auto.used = "gram"
         found = streamed_gram(losses, micro.params, micro.scale)
         gram = found
@@ -65,9 +74,9 @@ class ByStreamedGram(WeightedSum):
             gram = found.new_zeros(len(names), len(names))
             gram[here.unsqueeze(1), here] = found
         nothing: Row = [None] * len(micro.params)
-        so_far = micro.with_rows(self.averaged, [nothing], micro.params)
+        by_itself = replace(self.averaged, params=micro.params, rows=[nothing])
         sums = micro.communicator.sums(micro.params)
-        self.seen, self.state = micro.settings.combiner.weights_by_gram(so_far, micro.saved, sums, gram)
+        self.seen, self.state = micro.settings.combiner.weights_by_gram(by_itself, micro.saved, sums, gram)
         self.weights = self.seen.weights
 
     def combine(self, local: object, rows: list[Row], params: list[Tensor]) -> Outcome:
@@ -75,9 +84,9 @@ class ByStreamedGram(WeightedSum):
         micro = self.micro
         accumulated = micro.with_rows(self.averaged, rows, params)
         out = self._out_buffers(accumulated)
-        sums = micro.communicator.sums(params)
+        sums = micro.communicator.sums(accumulated.params)
         written = micro.settings.combiner.write_weighted_row(accumulated, self.weights, out, sums)
         combination = replace(self.seen, weights=written.weights)
         every = micro.settings.refresh_every
         to_hold = weights_to_hold(combination.names, combination.weights, every, micro.saved, found=True)
-        return Outcome(params, out, combination, self.state | to_hold, accumulated)
+        return Outcome(accumulated.params, out, combination, self.state | to_hold, accumulated)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from pathlib import Path
 
 import pytest
 
-from benchmarks.folders import CITED
+from benchmarks.folders import CITED, ROOT
+from benchmarks.rules import micro_batches
 from benchmarks.rules.agreement import run_agreement
 from benchmarks.rules.paths import run_toy
 from gradweight.rules.claims import CLAIMS
@@ -58,3 +60,20 @@ def test_the_page_says_how_often_the_peer_conflicts() -> None:
         ours += [row["conflicts"][0] for row in rows]
     assert not any(ours)
     assert len(re.findall(r"\| TorchJD's ", PAGE)) == len(found)
+
+
+def test_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(micro_batches, "SIZES", (8,))
+    monkeypatch.setattr(sys, "argv", ["micro_batches.py", "--quick", "--out", str(tmp_path)])
+    micro_batches.main()
+    machine(tmp_path / "micro_batches.json")
+    assert "| UPGrad | " in capsys.readouterr().out
+
+
+def test_the_guide_says_how_far_micro_batches_are_from_the_big_batch() -> None:
+    found = json.loads((CITED / "rules" / "micro_batches.json").read_text())["distances"]
+    guide = " ".join((ROOT / "docs" / "guide.md").read_text().split())
+    for rule in ("UPGrad", "MGDA", "AngleBisector"):
+        said = [f"{100 * d:.1g}%" if d < 0.1 else f"{100 * d:.0f}%" for d in found[rule].values()]
+        assert f"{said[0]}, {said[1]} and {said[2]} " in guide
+        assert f"under {rule}" in guide

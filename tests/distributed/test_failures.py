@@ -42,6 +42,19 @@ def test_a_loss_that_no_process_has(pair: Pool) -> None:
     assert pair.run(nobody_has_it) == ["the loss 'b' is None on all 2 processes"] * 2
 
 
+def without_rows() -> str:
+    net = network()
+    opt = together(net, AngleBisector(), engine="gram")
+    with pytest.raises(ValueError, match="needs one process") as raised:
+        opt.backward(losses_of(net, share(batch(0, 2))))
+    assert all(p.grad is None for p in net.parameters())
+    return str(raised.value)
+
+
+def test_a_gram_matrix_without_rows_is_that_of_one_process(pair: Pool) -> None:
+    assert all("got 2 processes: use engine='auto'" in text for text in pair.run(without_rows))
+
+
 def forgotten() -> str:
     net = network()
     opt = together(net, Sum())
