@@ -35,6 +35,9 @@ FILES = "gradweight/rules,gradweight/gradients,gradweight/linalg/gram.py,gradwei
 LIMIT = 600
 """Seconds for the tests of one mutant; to hang is to be noticed."""
 
+SPEED = ("faster_on_numpy_from", "CUTS", "COMPILED")
+"""What is assigned to these changes how long something takes and no result."""
+
 EXPLAINED: dict[str, str] = {
     "gradweight/gradients/auto.py:67:91: 0 -> 1": "on a GPU alone: which parameter is asked where it lies",
     "gradweight/gradients/auto.py:73:12: own <= MOST_OWN * len(others) * len(whole.nodes) -> "
@@ -43,9 +46,12 @@ EXPLAINED: dict[str, str] = {
     "gradweight/rules/_solvers/fairness.py:118:45: 1e-5 * xp.sum(y * force) -> 1e-05 / xp.sum(y * force)": (
         "from where on the full step is taken instead of a search along it: the same solution"
     ),
+    "gradweight/rules/_solvers/eigen.py:30:26: m - 1 -> m + 1": "rotations beyond those by which all has converged",
+    "gradweight/rules/_solvers/host/fairness.py:38:8: root ** (beta / (1 + beta)) -> root * (beta / (1 + beta))": (
+        "where Newton's method begins: the same solution"
+    ),
     "gradweight/rules/config.py:69:64: 1 -> 2": "divides what the outer where leaves out",
     "gradweight/rules/mgda.py:51:58: 1 -> 2": "divides zeros, where all gradients are zero",
-    "gradweight/rules/pcgrad.py:47:42: 1 -> 2": "from how many losses on NumPy is faster: the same numbers",
 }
 """Survivors that no test can notice, as the report names them, and why."""
 
@@ -96,6 +102,18 @@ def mutated(node: ast.AST) -> Iterator[ast.AST]:
         yield other
 
 
+def _left_alone(node: ast.AST) -> list[ast.AST]:
+    """The parts of a node that no mutant is made of: annotations, texts, speed, and ``strict=True`` of `zip`."""
+    if isinstance(node, ast.Raise | ast.JoinedStr) or (isinstance(node, ast.keyword) and node.arg == "strict"):
+        return [node]
+    if isinstance(node, ast.Assign | ast.AnnAssign):
+        targets = node.targets if isinstance(node, ast.Assign) else [node.target]
+        if any(isinstance(target, ast.Name) and target.id in SPEED for target in targets):
+            return [node]
+    parts = (getattr(node, field, None) for field in ("annotation", "returns"))
+    return [part for part in parts if part is not None]
+
+
 def mutants_of(file: Path) -> Iterator[tuple[str, str]]:
     """Names and mutated sources of a file; docstrings, annotations and what is told to the user are left alone."""
     source = file.read_text()
@@ -104,17 +122,7 @@ def mutants_of(file: Path) -> Iterator[tuple[str, str]]:
     for line in lines:
         starts.append(starts[-1] + len(line.encode()))
     tree = ast.parse(source)
-    skipped = {
-        id(child)
-        for node in ast.walk(tree)
-        for part in (
-            [node.annotation] if isinstance(node, ast.AnnAssign) else [node.returns] if hasattr(node, "returns") else []
-        )
-        + ([node] if isinstance(node, ast.Raise | ast.JoinedStr) else [])
-        + ([node.annotation] if isinstance(node, ast.arg) else [])
-        if part is not None
-        for child in ast.walk(part)
-    }
+    skipped = {id(child) for node in ast.walk(tree) for part in _left_alone(node) for child in ast.walk(part)}
     data = source.encode()
     for node in ast.walk(tree):
         if id(node) in skipped or not hasattr(node, "lineno") or not isinstance(node, ast.expr):
@@ -123,7 +131,9 @@ def mutants_of(file: Path) -> Iterator[tuple[str, str]]:
         for other in mutated(node):
             text = f"({ast.unparse(ast.fix_missing_locations(other))})"
             before = " ".join(data[begin:end].decode().split())
-            name = f"{file.relative_to(ROOT)}:{node.lineno}:{node.col_offset}: {before} -> {text[1:-1]}"
+            line = " ".join(source.splitlines()[node.lineno - 1].split())
+            # by what stands there and not by its number, so that it is found again when lines come before it
+            name = f"{file.relative_to(ROOT)}: {line}: {before} -> {text[1:-1]} at {node.col_offset}"
             yield name, (data[:begin] + text.encode() + data[end:]).decode()
 
 

@@ -295,5 +295,5 @@ def _pyplot() -> Any:
 
 
 def _figure(figure: Any) -> "Figure":
-    found: "Figure" = figure
+    found: Figure = figure
     return found

@@ -171,7 +171,10 @@ def test_a_wide_range_has_an_axis_that_says_it_is_logarithmic(largest: float, ne
     [
         ({"losses": ["fit", "fti"]}, r"plot\.history: losses must be some of 'fit', 'size', 'decay'; got 'fti'"),
         ({"losses": []}, r"losses must be some of .*; got none"),
-        ({"panels": ["loss", "norm"]}, r"panels must be some of loss, grad_norm, weight, angle, step_angle, change; got 'loss', 'norm'"),
+        (
+            {"panels": ["loss", "norm"]},
+            r"panels must be some of loss, grad_norm, weight, angle, step_angle, change; got 'loss', 'norm'",
+        ),
         ({"panels": []}, r"panels must be some of .*; got none"),
         ({"smooth": 0}, r"smooth must be a number of steps, 1 or more; got 0"),
     ],

@@ -55,6 +55,14 @@ def test_first_step_is_pcgrad():
     np.testing.assert_allclose(weights, PCGrad()(gram, step=3), rtol=1e-12)
 
 
+def test_targets_of_a_gradient_that_has_cancelled_wait():
+    rows = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
+    rule, gram = GradVac(beta=0.5), rows @ rows.T
+    for step in range(8):  # in any order of the other two: the first has cancelled with the second, or has a right angle
+        _, state = rule.update(gram, rule.init(gram), step=step)
+        np.testing.assert_array_equal(state["targets"][:2, 2], 0)
+
+
 def test_targets_of_a_zero_gradient_wait():
     rule, gram = GradVac(beta=0.5), np.ones((3, 3))
     _, state = rule.update(gram, rule.init(gram), step=0)
