@@ -56,3 +56,14 @@ def test_which_blocks_are_found() -> None:
 
 def test_there_are_blocks_to_run() -> None:
     assert len(blocks((ROOT / "docs" / "trainers.md").read_text())) >= 9
+
+
+def test_the_tests_that_pages_name_exist() -> None:
+    """A page that calls a test as its witness, by file or by file and function."""
+    named = {
+        match.groups() for page in PAGES for match in re.finditer(r"`(tests/[\w/]+\.py)(?:::(\w+))?`", page.read_text())
+    }
+    assert len(named) > 20
+    for file, function in named:
+        source = (ROOT / file).read_text()
+        assert function is None or f"\ndef {function}(" in source, (file, function)
