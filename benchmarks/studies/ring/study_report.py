@@ -185,9 +185,8 @@ def _short(method: str) -> str:
     return method.partition("/")[2]
 
 
-def insert(page: str, text: str, option: str = "") -> str:
-    """The page with what stands between the marks of the script with this option replaced."""
-    mark = BEGIN.format(option and f" {option}")
+def insert(page: str, text: str, mark: str) -> str:
+    """The page with what stands between this line and the next END replaced."""
     before, begin, rest = page.partition(mark)
     _, end, after = rest.partition(END)
     if not (begin and end):
@@ -229,4 +228,4 @@ def write_report(
     text = tables(ends, setting, distances)
     print(text)
     if page is not None:
-        page.write_text(insert(page.read_text(), text, option))
+        page.write_text(insert(page.read_text(), text, BEGIN.format(option and f" {option}")))
