@@ -81,7 +81,7 @@ class Judge:
         self.real = self._seen(images.samples[:10_000])[0]
 
     def __call__(self, fake: Tensor) -> dict[str, float]:
-        """The numbers of `METRICS` for images in [-1, 1], (n, channels, 32, 32)."""
+        """The numbers of `METRICS` for images in [-1, 1], (n, channels, pixels, pixels)."""
         features, probabilities = self._seen(fake)
         test = to_unit(self.test[: len(fake)]).to(fake.device)
         precision, recall = precision_recall(self._seen(test)[0], features)

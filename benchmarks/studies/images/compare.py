@@ -3,6 +3,10 @@
     python -m benchmarks.studies.images.compare --setting small          # two cores, about ten minutes
     python -m benchmarks.studies.images.compare --setting full --device cuda   # a GPU, at most 25 minutes
 
+takes the papers' networks at a width that fits the machine. What Adaptive Weighted Discriminator has for SN-GAN besides
+(its appendix B.2) is asked for with `--networks sngan --betas 0 0.999 --batch 64 --generator-batch 128 --decay`, the
+moving average of AdvAs's AutoGAN with `--average 0.999`, other data with `--dataset cifar100 --data FOLDER`.
+
 Writes, to build/images/, the metrics of every run as it goes (runs.csv), the picture of classifier-FID
 over generator steps and over training time (images.png), samples of the first seed (samples.png), and the summary with
 the machine record (images.json). The same command again goes on where the last one stopped; finished runs are kept.
@@ -33,7 +37,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,33 +51,10 @@ from benchmarks.studies.images.classifier import METRICS, Judge, trained
 from benchmarks.studies.images.datasets import DATASETS, Images
 from benchmarks.studies.images.models import NOISE, SETTINGS, networks
 from benchmarks.studies.images.report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
-from benchmarks.studies.images.training import METHODS, sample, to_bytes, train
+from benchmarks.studies.images.sizes import Size, add_size_arguments, size_of
+from benchmarks.studies.images.training import DEFAULT, METHODS, average_of, sample, to_bytes, train
 
 COLUMNS = ("network", "method", "seed", "step", "seconds", *METRICS)
-
-
-@dataclass(frozen=True)
-class Size:
-    """How much is trained: width and generator steps of each network, Adam's rate; how often and on what to measure."""
-
-    widths: dict[str, int]
-    steps: dict[str, int]
-    rate: float
-    batch: int
-    looks: int
-    judged: int
-    seeds: int
-    minutes: float
-
-
-SIZES = {
-    # two cores, ten minutes: narrow networks, which take a higher rate, and the start of the training only
-    "small": Size({"dcgan": 16, "sngan": 8}, {"dcgan": 1200, "sngan": 200}, 1e-3, 32, 5, 2000, 3, math.inf),
-    # the papers' discriminator widths, a GPU; stops by itself before 25 minutes are over and can be gone on with
-    "full": Size({"dcgan": 64, "sngan": 128}, {"dcgan": 8000, "sngan": 3000}, 2e-4, 64, 10, 10_000, 3, 23.0),
-    # for the tests
-    "tiny": Size({"dcgan": 4, "sngan": 4}, {"dcgan": 4, "sngan": 2}, 1e-3, 8, 2, 16, 2, math.inf),
-}
 
 
 # ---- one run
@@ -101,18 +82,21 @@ def run(job: Job) -> Job | None:
     images, judge = data_and_judge(job.dataset, job.data, job.out, device)
     width, steps = job.size.widths[job.network], job.size.steps[job.network]
     torch.manual_seed(job.seed)
-    nets = networks(job.network, width, images.channels)
+    nets = networks(job.network, width, images.channels, images.pixels)
     nets = nets[0].to(device), nets[1].to(device)
+    sampled = nets[0] if job.size.average is None else average_of(nets[0], job.size.average)
     data = images.samples.to(device)
     fixed = torch.randn(job.size.judged, NOISE, generator=torch.Generator().manual_seed(job.seed + 10**6)).to(device)
     looks = {math.ceil(steps * (i + 1) / job.size.looks) for i in range(job.size.looks)}
 
     spent, start = 0.0, now(device)
-    setting = replace(SETTINGS[job.network], rate=job.size.rate)
+    setting = job.size.setting(job.network)
     for step in train(nets, setting, METHODS[job.method], data, steps, job.size.batch, job.seed):
+        if sampled is not nets[0]:
+            sampled.update_parameters(nets[0])
         if step in looks:
             spent += now(device) - start
-            fake = sample(nets[0], fixed)
+            fake = sample(sampled, fixed)
             write(job, step, spent, judge(fake))
             if step == steps and job.drawn:
                 np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
@@ -167,10 +151,9 @@ def start_worker(stop: Any) -> None:
 
 def main(words: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n\n")[0])
-    parser.add_argument("--setting", choices=SIZES, default="small", help="how much to train (default: %(default)s)")
-    parser.add_argument("--quick", action="store_true", help="the smallest setting, to see that all runs")
+    add_size_arguments(parser)
     parser.add_argument("--networks", nargs="+", choices=SETTINGS, default=list(SETTINGS), help="default: both")
-    parser.add_argument("--methods", nargs="+", choices=METHODS, default=list(METHODS), help="default: all")
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=DEFAULT, help="default: " + " ".join(DEFAULT))
     parser.add_argument("--seeds", type=int, help="how many (default: the setting's)")
     parser.add_argument("--first-seed", type=int, default=0, help="the first of them (default: %(default)s)")
     parser.add_argument("--dataset", choices=DATASETS, default="fashion-mnist", help="default: %(default)s")
@@ -182,15 +165,12 @@ def main(words: list[str] | None = None) -> None:
     parser.add_argument("--fresh", action="store_true", help="throw away what the folder has")
     arguments = parser.parse_args(words)
 
-    size = SIZES["tiny" if arguments.quick else arguments.setting]
+    size = size_of(arguments)
     seeds = size.seeds if arguments.seeds is None else arguments.seeds
     minutes = size.minutes if arguments.minutes is None else arguments.minutes
     workers = arguments.workers or (os.cpu_count() or 1 if arguments.device == "cpu" else 3)
     deadline = time.time() + 60 * minutes
-    settings = {
-        "dataset": arguments.dataset,
-        **{k: v for k, v in asdict(size).items() if k not in ("seeds", "minutes")},
-    }
+    settings = {"dataset": arguments.dataset, **json.loads(json.dumps(size.record()))}
     try:
         loaded(arguments.dataset, arguments.data)  # before the folder is one of runs on them
     except FileNotFoundError as missing:

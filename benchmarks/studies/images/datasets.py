@@ -1,9 +1,9 @@
 """The images that the studies train on, read from files that are already there: nothing is downloaded.
 
 Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv:1708.07747, MIT licence) is a Debian package, ``apt install
-dataset-fashion-mnist``, and otherwise four IDX files in a folder. CIFAR-10 and STL-10 are read from a folder with
-their authors' binary versions. All come as 32 x 32 pixels: Fashion-MNIST's 28 with a black margin, STL-10's 96 averaged
-down.
+dataset-fashion-mnist``, and otherwise four IDX files in a folder. CIFAR-10, CIFAR-100 and STL-10 are read from a folder
+with their authors' binary versions. They come as 32 x 32 pixels: Fashion-MNIST's 28 with a black margin, STL-10's 96
+averaged down, to 48 if that is asked for.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,7 +25,7 @@ DEBIAN = Path("/usr/share/datasets/fashion-mnist")
 
 @dataclass(frozen=True)
 class Images:
-    """Bytes, (n, channels, 32, 32), and what they show: `samples` to train a GAN on, the rest to judge it by."""
+    """Bytes, (n, channels, pixels, pixels), and their labels: `samples` to train a GAN on, the rest to judge it by."""
 
     samples: Tensor
     train: Tensor
@@ -36,6 +37,11 @@ class Images:
     def channels(self) -> int:
         """1 for grey, 3 for colour."""
         return self.samples.shape[1]
+
+    @property
+    def pixels(self) -> int:
+        """The length of a side."""
+        return self.samples.shape[-1]
 
 
 def to_unit(images: Tensor) -> Tensor:
@@ -95,14 +101,26 @@ def cifar10(folder: Path | None) -> Images:
     return Images(train, train, labels, *read("test_batch.bin"))
 
 
-def stl10(folder: Path | None) -> Images:
+def cifar100(folder: Path | None) -> Images:
+    """CIFAR-100 from ``train.bin`` and ``test.bin``, with its 100 fine labels."""
+
+    def read(name: str) -> tuple[Tensor, Tensor]:
+        # a coarse label and a fine one before each image
+        rows = np.frombuffer(_bytes(folder, name, "cifar-100-binary"), np.uint8).reshape(-1, 2 + 3 * 32 * 32)
+        return torch.from_numpy(rows[:, 2:].reshape(-1, 3, 32, 32).copy()), torch.from_numpy(rows[:, 1].astype(int))
+
+    train, labels = read("train.bin")
+    return Images(train, train, labels, *read("test.bin"))
+
+
+def stl10(folder: Path | None, pixels: int = SIZE) -> Images:
     """STL-10 from its five binary files; the 100,000 images without labels are the samples."""
 
     def read(name: str) -> Tensor:
         # pixels go down the columns first
         raw = np.frombuffer(_bytes(folder, name, "stl10_binary"), np.uint8).reshape(-1, 3, 96, 96)
         parts = torch.from_numpy(raw.copy()).transpose(2, 3).split(5000)
-        small = [F.interpolate(part.float(), SIZE, mode="area") for part in parts]
+        small = [F.interpolate(part.float(), pixels, mode="area") for part in parts]
         return torch.cat([part.round().to(torch.uint8) for part in small])
 
     def labels(name: str) -> Tensor:
@@ -122,5 +140,7 @@ def _bytes(folder: Path | None, name: str, archive: str) -> bytes:
 DATASETS: dict[str, Callable[[Path | None], Images]] = {
     "fashion-mnist": fashion_mnist,
     "cifar10": cifar10,
+    "cifar100": cifar100,
     "stl10": stl10,
+    "stl10-48": partial(stl10, pixels=48),
 }

@@ -1,4 +1,4 @@
-"""The networks of the image studies, for 32 x 32 pixels: DCGAN, with batch norm or not, and SN-GAN.
+"""The networks of the image studies: DCGAN for 32 x 32 pixels, with batch norm or not, and SN-GAN.
 
 Each is as in its paper at its default width. They are built from the ones in `models.py`, which the timings use.
 """
@@ -18,13 +18,19 @@ NOISE = 128
 
 @dataclass(frozen=True)
 class Setting:
-    """How a pair of networks is trained: the loss, Adam's betas, discriminator steps for each of the generator."""
+    """How a pair of networks is trained: the loss, Adam's betas, discriminator steps for each of the generator.
+
+    A generator's batch of None is as large as the discriminator's; with `decays` the rate goes down to 0 over so many
+    steps.
+    """
 
     loss: GANLoss
     inside_advas: GANLoss
     betas: tuple[float, float]
     discriminator_steps: int
     rate: float = 2e-4
+    generator_batch: int | None = None
+    decays: int | None = None
 
 
 SETTINGS = {
@@ -33,11 +39,17 @@ SETTINGS = {
 }
 
 
-def networks(name: str, width: int, channels: int) -> tuple[nn.Module, nn.Module]:
-    """Generator and discriminator of a setting, freshly initialised."""
+def networks(name: str, width: int, channels: int, pixels: int = 32) -> tuple[nn.Module, nn.Module]:
+    """Generator and discriminator of a setting for images of `pixels` x `pixels`, freshly initialised.
+
+    Raises:
+        ValueError: a size that the network is not for: DCGAN takes 32, SN-GAN multiples of 8.
+    """
+    if pixels % 8 or (name == "dcgan" and pixels != 32):
+        raise ValueError(f"{name} takes images of {'32' if name == 'dcgan' else '8 n'} pixels; got {pixels}")
     if name == "dcgan":
         return dcgan_generator(width, channels), dcgan(width, channels, batch_norm=True)
-    return SNGANGenerator(width, channels), sngan(width, channels)
+    return SNGANGenerator(width, channels, pixels), sngan(width, channels)
 
 
 def dcgan_generator(width: int = 64, channels: int = 1) -> nn.Sequential:
@@ -92,18 +104,21 @@ class _UpBlock(nn.Module):
 
 
 class SNGANGenerator(nn.Module):
-    """SN-GAN's residual generator (Miyato et al., ICLR 2018, table 4): noise (n, 128) to images of 32 x 32."""
+    """SN-GAN's residual generator (Miyato et al., ICLR 2018, table 4): noise (n, 128) to images of 32 x 32.
 
-    def __init__(self, width: int = 256, channels: int = 1) -> None:
+    Images of 48 x 48 start at 6 x 6 and take the same blocks; the authors' network for them narrows block by block.
+    """
+
+    def __init__(self, width: int = 256, channels: int = 1, pixels: int = 32) -> None:
         super().__init__()
-        self.width = width
-        self.dense = nn.Linear(NOISE, width * 4 * 4)
+        self.width, self.start = width, pixels // 8
+        self.dense = nn.Linear(NOISE, width * self.start**2)
         self.blocks = nn.Sequential(*(_UpBlock(width) for _ in range(3)))
         self.out = nn.Sequential(nn.BatchNorm2d(width), nn.ReLU(), nn.Conv2d(width, channels, 3, padding=1), nn.Tanh())
 
     def forward(self, noise: Tensor) -> Tensor:
-        """Images in [-1, 1], (n, channels, 32, 32)."""
-        return self.out(self.blocks(self.dense(noise).reshape(-1, self.width, 4, 4)))
+        """Images in [-1, 1], (n, channels, pixels, pixels)."""
+        return self.out(self.blocks(self.dense(noise).reshape(-1, self.width, self.start, self.start)))
 
 
 def sngan(width: int = 128, channels: int = 1) -> models.SNGANDiscriminator:

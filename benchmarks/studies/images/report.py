@@ -20,7 +20,7 @@ matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 from matplotlib.ticker import LogLocator, NullFormatter
 
-COLOURS = dict(zip(METHODS, ["#555555", "#0072b2", "#d55e00", "#009e73"], strict=True))
+COLOURS = dict(zip(METHODS, ["#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"], strict=True))
 LABELS = {"dcgan": "DCGAN", "sngan": "SN-GAN"}
 Row = dict[str, Any]
 

@@ -40,7 +40,12 @@ def test_what_is_no_idx_file_is_refused_by_name(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("name", "message"),
-    [("fashion-mnist", "apt install dataset-fashion-mnist.*--data FOLDER"), ("cifar10", "bin"), ("stl10", "bin")],
+    [
+        ("fashion-mnist", "apt install dataset-fashion-mnist.*--data FOLDER"),
+        ("cifar10", "bin"),
+        ("cifar100", r"train\.bin"),
+        ("stl10", "bin"),
+    ],
 )
 def test_missing_data_say_how_to_get_them(name: str, message: str, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=message):
@@ -60,6 +65,18 @@ def test_cifar10_binary(tmp_path: Path) -> None:
     assert images.test_labels.tolist() == rows["test_batch.bin"][:, 0].tolist()
 
 
+def test_cifar100_binary(tmp_path: Path) -> None:
+    random = np.random.default_rng(0)
+    rows = {name: random.integers(100, size=(n, 3074)).astype(np.uint8) for name, n in (("train", 6), ("test", 3))}
+    for name, row in rows.items():
+        (tmp_path / f"{name}.bin").write_bytes(row.tobytes())
+    images = DATASETS["cifar100"](tmp_path)
+    assert images.samples.shape == (6, 3, 32, 32)
+    # the coarse label, the fine one, the red plane
+    assert images.train_labels.tolist() == rows["train"][:, 1].tolist()
+    assert images.test[2, 0, 1, 2] == rows["test"][2, 2 + 32 + 2]
+
+
 def test_stl10_binary(tmp_path: Path) -> None:
     image = np.zeros((2, 3, 96, 96), np.uint8)
     image[:, 1, 3:6, 0:3] = 90  # green, in column 1 and row 0 of the small image: columns are written first
@@ -70,3 +87,7 @@ def test_stl10_binary(tmp_path: Path) -> None:
     assert images.samples.nonzero().tolist() == [[0, 1, 0, 1], [1, 1, 0, 1]]
     assert images.samples[0, 1, 0, 1] == 90
     assert images.test_labels.tolist() == [0, 9]
+    larger = DATASETS["stl10-48"](tmp_path)
+    assert larger.pixels == 48
+    # 2 x 2 pixels in one: column 1 is half of columns 2 and 3, and row 1 half of rows 2 and 3
+    assert larger.samples[0, 1, :3, :4].tolist() == [[0, 45, 90, 0], [0, 22, 45, 0], [0, 0, 0, 0]]

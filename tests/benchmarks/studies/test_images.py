@@ -25,8 +25,9 @@ from benchmarks.studies.angles import zero as zero_study
 from benchmarks.studies.images import compare as image_study
 from benchmarks.studies.images.classifier import METRICS, Classifier, Judge, trained
 from benchmarks.studies.images.datasets import fashion_mnist, to_unit
-from benchmarks.studies.images.models import NOISE, SETTINGS, dcgan, networks
-from benchmarks.studies.images.training import METHODS, train
+from benchmarks.studies.images.models import NOISE, SETTINGS, Setting, dcgan, networks
+from benchmarks.studies.images.sizes import SIZES
+from benchmarks.studies.images.training import METHODS, average_of, train
 from gradweight.gan import Hinge
 
 # ---- networks and training
@@ -39,6 +40,17 @@ def test_networks_make_and_judge_images(name: str) -> None:
     assert images.shape == (5, 3, 32, 32)
     assert images.abs().max() <= 1
     assert discriminator(images).shape == (5, 1)
+
+
+def test_sngan_takes_larger_images_and_dcgan_does_not() -> None:
+    generator, discriminator = networks("sngan", 4, 3, 48)
+    images = generator(torch.randn(2, NOISE))
+    assert images.shape == (2, 3, 48, 48)
+    assert discriminator(images).shape == (2, 1)
+    with pytest.raises(ValueError, match="dcgan takes images of 32 pixels; got 48"):
+        networks("dcgan", 4, 3, 48)
+    with pytest.raises(ValueError, match="sngan takes images of 8 n pixels; got 28"):
+        networks("sngan", 4, 1, 28)
 
 
 def test_without_batch_norm_each_sample_is_judged_alone() -> None:
@@ -62,6 +74,33 @@ def test_methods_start_alike_and_then_differ(network: str) -> None:
         assert not g
         assert not d or method == "AdvAs"
         assert all(torch.isfinite(x).all() for x in ends[method])
+
+
+def test_settings_of_the_papers_do_what_they_say() -> None:
+    data = torch.randint(256, (32, 1, 32, 32), dtype=torch.uint8, generator=torch.Generator().manual_seed(1))
+
+    def trained_for(steps: int, setting: Setting) -> tuple[torch.Tensor, list[int], nn.Module]:
+        torch.manual_seed(0)
+        nets, seen = networks("dcgan", 4, 1), list[int]()
+        nets[0].register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+        average = average_of(nets[0], 0.5)
+        for _ in train(nets, setting, METHODS["aw"], data, steps, 8, seed=3):
+            average.update_parameters(nets[0])
+        return torch.cat([p.detach().flatten() for p in nets[0].parameters()]), seen, average
+
+    plain = SETTINGS["dcgan"]
+    two, seen, average = trained_for(2, plain)
+    assert seen == [8, 8] * 2
+    assert trained_for(1, replace(plain, generator_batch=12))[1] == [8, 12]
+    assert not torch.equal(trained_for(2, replace(plain, betas=(0.0, 0.999)))[0], two)
+    # the first step is at the full rate, the second at a half, the third at nothing
+    one, ends = trained_for(1, plain)[0], [trained_for(n, replace(plain, decays=2))[0] for n in (1, 2, 3)]
+    assert torch.equal(one, ends[0])
+    assert not torch.equal(ends[1], two)
+    assert torch.equal(ends[1], ends[2])
+    # half of either state
+    smooth = torch.cat([p.detach().flatten() for p in average.module.parameters()])
+    torch.testing.assert_close(smooth, (one + two) / 2)
 
 
 # ---- the judge
@@ -118,6 +157,20 @@ def test_images_runs_and_goes_on_where_it_stopped(
         image_study.main([*some, "--setting", "full"])
 
 
+def test_images_with_the_settings_of_the_papers(folder: Path, tmp_path: Path) -> None:
+    some = ["--quick", "--data", str(folder), "--out", str(tmp_path), "--workers", "1", "--networks", "sngan"]
+    asked = ["--betas", "0", "0.999", "--batch", "6", "--generator-batch", "12", "--decay", "--average", "0.9"]
+    image_study.main([*some, *asked, "--methods", "plain", "aw-2", "--seeds", "1", "--first-seed", "100"])
+    settings = json.loads((tmp_path / "images.json").read_text())["settings"]
+    given = {"betas": [0.0, 0.999], "batch": 6, "generator_batch": 12, "decay": True, "average": 0.9}
+    assert {k: settings[k] for k in given} == given
+    assert {r["seed"] for r in csv.DictReader((tmp_path / "runs.csv").read_text().splitlines())} == {"100"}
+    assert len(list(tmp_path.glob("samples-sngan-*.npy"))) == 2
+    image_study.main([*some, *asked, "--methods", "plain", "aw-2", "--seeds", "1", "--first-seed", "100"])
+    with pytest.raises(SystemExit, match="another setting"):
+        image_study.main([*some, "--seeds", "1"])
+
+
 @pytest.mark.parametrize("script", [image_study, angle_study])
 def test_missing_data_end_a_script_with_advice(
     script: ModuleType, tmp_path: Path, capsys: pytest.CaptureFixture[str]
@@ -131,7 +184,7 @@ def test_missing_data_end_a_script_with_advice(
 
 @pytest.mark.slow
 def test_who_leaves_does_not_wait_for_the_runs_that_have_begun(folder: Path, tmp_path: Path) -> None:
-    size = image_study.SIZES["tiny"]
+    size = SIZES["tiny"]
     endless = replace(size, steps={"dcgan": 10**9}, looks=1)
     deadline = time.time() + 120
     jobs = [
