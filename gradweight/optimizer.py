@@ -1,16 +1,15 @@
 """MultiObjectiveGradient: the wrapper that gives an existing optimizer several named losses."""
 
-import weakref
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any, Self
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from .combination import Combination
-from .contract.arguments import check_count, check_flag, loss_scale
+from .contract.arguments import check_count, check_flag
 from .contract.base import checked_base
 from .contract.calls import zero_grad
 from .contract.classes import class_of
@@ -24,9 +23,11 @@ from .gradients.losses import Losses
 from .rule import Rule
 from .step.blocks import Blocks, blocks_or_trunk
 from .step.combiner import Combiner
+from .step.join import join
 from .step.replay import Replay
 from .step.rule_state import load, save
 from .step.settings import Settings
+from .step.split import Tensors, split_at
 from .step.step import Step
 
 if TYPE_CHECKING:
@@ -44,9 +45,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
     Gradients of micro-batches add up **per loss** until `zero_grad`, and ``.grad`` is always the combination of
     the sums, so that accumulation gives the direction of the big batch. Signals are averaged over micro-batches.
 
-    Memory beyond a plain step, for m losses and k parameters: the m rows, mk, are kept until `zero_grad`, and the
-    direction has a buffer of k that is kept between steps and is what ``.grad`` holds. With ``accumulate=False``, for
-    steps of one `backward`, it is formed in place in the first row: (m - 1)k at the peak and no buffer.
+    Memory beyond a plain step, for m losses and k parameters: the m rows, mk, until `zero_grad`, and for the direction
+    a buffer of k, kept between steps. With ``accumulate=False``, for steps of one `backward`, the direction is formed
+    in the first row: (m - 1)k at the peak and no buffer.
 
     Args:
         base: the optimizer to wrap, or several of different parameters, such as Muon for matrices and AdamW for the
@@ -54,34 +55,30 @@ class MultiObjectiveGradient(OptimizerWrapper):
             (LBFGS), runs a backward pass of its own (SAM, LOMO) or takes sparse gradients only (SparseAdam).
         rule: how to weight the losses; see `gradweight.rules`, or any callable ``gram -> weights``.
         engine: "autograd", "batched", "func", "gram" or "hooks" (see `gradweight.gradients.engines`). "auto" is "func"
-            for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" for vector losses and, on
-            a GPU, for three losses and more on one small trunk, else "autograd"; `engine_used` says which. "gram" keeps
-            no gradient of one loss: rules by the Gram matrix, one process, micro-batches through `join` with weights
-            of their own.
+            for functions, "hooks" for reentrant checkpoints and sharded parameters, "batched" for vector losses and on
+            a GPU for three and more on one small trunk, else "autograd"; `engine_used` says which. "gram" keeps no
+            gradient of one loss: rules by the Gram matrix, one process, micro-batches through `join`, each with weights
+            of its own.
         params: pairs (name, parameter), such as ``module.named_parameters()``: the names by which losses that are
             functions receive the parameters. By default those that ``base`` was built with, if any.
         accumulate: False says that every step is one `backward`; see above.
-        blocks: one combination per "group" (parameter group) or "layer" (parameters with one prefix, such as
-            ``trunk.0`` in ``trunk.0.weight``), or per value of a function of the parameter's name, for which None
-            leaves the parameter alone: the plain sum of its gradients. Each block has its own Gram matrix and
-            weights, so a rule's guarantee holds within every block, and where it is about angles or conflicts
-            also for the whole, since inner products add up over blocks; a normalization holds per block only.
+        blocks: one combination, with weights of its own, per "group" (parameter group) or "layer" (parameters with one
+            prefix, such as ``trunk.0`` in ``trunk.0.weight``), or per value of a function of the parameter's name, for
+            which None leaves the parameter alone: the plain sum of its gradients. A rule's guarantee holds in every
+            block; where it is about angles or conflicts also for the whole, since inner products add up over blocks.
         trunk: the module that all losses share (or its parameters): the rule is shown the gradients at these, and
             every other parameter, those of the tasks' heads, is left alone. Instead of ``blocks``.
         refresh_every: n holds the weights for the n - 1 steps after the one that found them; those cost one backward
-            of the weighted sum. Weights are found for each set of losses by itself. Exact: the direction is the one
-            that these weights give. Approximate: the rule's guarantees are for the gradients of the step that was
-            measured, and the Gram matrix in a held step's `Combination` is NaN. For losses that are tensors.
+            of the weighted sum, and their Gram matrix is NaN. Each set of losses has weights of its own. Exact: the
+            direction, for these weights. Approximate: guarantees are for the gradients of the step that was measured.
         history: how many of the last steps' `Combination` to keep in `history`, on the device, without a host sync.
         process_group: the data-parallel processes over which the gradient, the value and the signals of each loss are
             averaged, such as ``torch.distributed.group.WORLD``; see `gradweight.distributed`. Parameters that are
             sharded (FSDP2) bring their own. False says that every process trains a model of its own.
-        reduce: how gradients are averaged: "all" or "scatter", which halves the traffic of many losses and keeps only
-            a share of every row on each process.
+        reduce: how gradients are averaged: "all" or "scatter", with half the traffic of many losses, shares of rows.
         cuda_graphs: on CUDA, Gram matrix, rule and weighted sum are recorded when a kind of step (set of losses, say)
-            comes for the second time, and replayed from then on: one launch instead of 30 to 500. The rule must be a
-            function of what it is given, not changed afterwards. One that a graph cannot record, because it reads
-            values back to the host, is launched operation by operation after a warning; with False, every rule is.
+            comes again, and replayed from then on. The rule must be a function of what it is given. One that reads
+            values back to the host is launched by operations, with a warning; with False, every rule is.
 
     Raises:
         TypeError: ``base`` is no optimizer, needs closures or sparse gradients, has float8 parameters; no ``rule`` or
@@ -89,14 +86,11 @@ class MultiObjectiveGradient(OptimizerWrapper):
         ValueError: unknown ``engine`` or ``reduce``; ``params`` lacks a parameter of the base; bases that share one.
 
     Example:
-        >>> import torch
-        >>> from gradweight.rules import AngleBisector
+        >>> import torch; from gradweight.rules import AngleBisector
         >>> net = torch.nn.Linear(2, 1, bias=False)
         >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
         >>> a, b = torch.tensor([[3.0, 0.0]]), torch.tensor([[0.0, 4.0]])
-        >>> opt.zero_grad()
-        >>> seen = opt.backward({"a": net(a).sum(), "b": net(b).sum()})
-        >>> seen.weights
+        >>> opt.backward({"a": net(a).sum(), "b": net(b).sum()}).weights
         tensor([0.3333, 0.2500])
         >>> net.weight.grad
         tensor([[1., 1.]])
@@ -133,9 +127,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
     def of(cls, base: Callable[..., Optimizer | Sequence[Optimizer]], rule: Rule, **options: Any) -> type[Self]:
         """A class whose objects are ``base(...)`` wrapped, for hosts that build the optimizer; it can be pickled.
 
-        Args:
-            base, rule, **options: as for the wrapper, with a class or a function in place of the optimizers.
-
         Example:
             >>> import torch, gradweight.rules
             >>> Adam = MultiObjectiveGradient.of(torch.optim.Adam, gradweight.rules.AngleBisector())
@@ -163,26 +154,21 @@ class MultiObjectiveGradient(OptimizerWrapper):
         shared: Tensor | Sequence[Tensor] | None = None,
         **signals: Tensor | float,
     ) -> Combination:
-        """Compute each loss's gradient, combine what has accumulated, and write the direction to ``.grad``.
+        """Compute each loss's gradient, combine what has accumulated, write the direction to ``.grad``; return `last`.
 
         Args:
             losses: a mapping name -> scalar tensor, or vector of up to 1024 values, one per sample, each of which is a
-                loss ``name[i]`` of its own; or name -> function of the parameters, a dict of named tensors;
-                or one such function that returns a mapping as above. Separate functions are run one forward and
-                backward after the other; one function is run once. A process or micro-batch without a loss
-                passes None for it, which counts as zero: so tasks can be walked back one after the other.
+                loss ``name[i]`` of its own; or name -> function of the parameters, a dict of named tensors, each run
+                forward and backward by itself; or one such function that returns a mapping as above, run once. None
+                counts as zero, for a loss that another process or micro-batch has.
             scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``, while
                 the rule and the `Combination` see everything unscaled.
             retain_graph: keep the graphs for another backward.
             shared: a tensor (or several) through which all losses reach the trunk, such as the features that task
-                heads share. The rule is then shown the gradients at this tensor, and there is one backward pass through
-                the trunk instead of m.
-                Exact: the trunk's direction is the weighted sum of its per-loss gradients for these weights.
-                Approximate: the weights come from angles and norms at the tensor, not at the parameters. Each head
-                is left alone, the plain sum of its gradients. One backward per step.
+                heads share. The rule is shown the gradients at it, the trunk has one backward pass instead of m, and
+                each head the plain sum of its gradients. One backward per step.
+                Exact: the trunk's direction, for these weights. Approximate: they come from angles and norms there.
             **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.
-
-        Returns: what was seen and decided, also kept as `last`.
 
         The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, and in leaves that
         are not the base optimizer's, that stays as it is. If any gradient is not finite, every ``.grad`` that is
@@ -194,12 +180,9 @@ class MultiObjectiveGradient(OptimizerWrapper):
                 micro-batches before; weights of another shape than (m,); functions but no parameter names.
             RuntimeError: a second `backward` with ``accumulate=False``; ``.grad`` written to between micro-batches; a
                 reentrant checkpoint with ``engine="autograd"``; processes without a group, or that failed or differ.
-
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        scale = None if scaler is None else loss_scale(scaler, self._step.params()[0].device)
-        self._step.scaler = None if scaler is None else weakref.ref(scaler)
-        return self._step.add(losses, signals, scale, shared=shared, retain_graph=retain_graph)
+        return self._step.backward(losses, signals, scaler, shared=shared, retain_graph=retain_graph)
 
     def join(
         self,
@@ -214,11 +197,8 @@ class MultiObjectiveGradient(OptimizerWrapper):
         multiplies it by (a loss scale, 1 / accumulation steps) scales ``.grad`` and is undone for the rule, which
         sees the mean over the micro-batches.
 
-        Args:
-            losses: a mapping name -> scalar tensor.
-            shared, **signals: as for `backward`.
-
-        Returns: a 0-dim tensor; under ``torch.no_grad()`` or of frozen parameters (validation, say) the plain sum.
+        Args and signals are those of `backward`, losses being tensors. The result is a 0-dim tensor; under
+        ``torch.no_grad()`` or of frozen parameters (validation, say) it is the plain sum.
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
@@ -232,20 +212,45 @@ class MultiObjectiveGradient(OptimizerWrapper):
             >>> opt.join({"a": a, "b": b}).backward(); net.weight.grad
             tensor([[1., 1.]])
         """
-        return self._step.join(losses, signals, shared)
+        return join(self._step, losses, signals, shared)
 
-    @contextmanager
-    def no_sync(self) -> Iterator[None]:
+    def split_at(self, tensors: Tensors, *, scaler: Any = None, **signals: Tensor | float) -> dict[str, Any]:
+        """Stand-ins for named tensors, from which a host computes one loss that is split by them.
+
+        With L the host's loss and ``c_i = dL/dt_i`` at the tensors t_i, L's backward pass through the stand-ins does
+        what `backward` does with losses whose gradients are ``(dt_i/dp)^T c_i`` at the parameters p.
+
+        For hosts that add up their losses where nobody gets in between: name the network's output that each is computed
+        from, those of one loss together as a list. May be called several times before the backward pass.
+
+        Args:
+            tensors: a mapping name -> tensor, or several; None for what another process or micro-batch has.
+            scaler, **signals: as for `backward`; what the host scales its loss with.
+
+        Returns: a dict of the same form to go on with in their place, the same values; under ``torch.no_grad()`` or of
+        frozen parameters the tensors themselves. The losses' values are not known: NaN in the `Combination`.
+
+        Raises:
+            TypeError, ValueError: a rule that goes by losses; tensors of other types, or without a graph.
+            RuntimeError: a name that waits already; in the host's backward pass, a tensor that it does not come to.
+
+        Example:
+            >>> import torch; from gradweight.rules import AngleBisector
+            >>> net = torch.nn.Linear(2, 1, bias=False)
+            >>> opt = MultiObjectiveGradient(torch.optim.SGD(net.parameters(), lr=0.1), AngleBisector())
+            >>> a, b = net(torch.tensor([[3.0, 0.0], [0.0, 4.0]]))[:, 0]
+            >>> t = opt.split_at({"a": a, "b": b}); (t["a"] + t["b"]).backward(); net.weight.grad
+            tensor([[1., 1.]])
+        """
+        return split_at(self._step, tensors, signals, scaler)
+
+    def no_sync(self) -> AbstractContextManager[None]:
         """Within it, `backward` exchanges nothing: it adds to this process's own gradients, and writes no ``.grad``.
 
-        For all micro-batches of a step but the last, whose `backward` averages the sums. With one process it changes
-        nothing. Of the others' `Combination`, what is not known yet is NaN; losses that a rule goes by are averaged.
+        For all micro-batches of a step but the last, whose `backward` averages the sums; with one process, nothing. Of
+        the others' `Combination`, what is not known yet is NaN; losses that a rule goes by are averaged.
         """
-        before, self._step.local_only = self._step.local_only, True
-        try:
-            yield
-        finally:
-            self._step.local_only = before
+        return self._step.no_sync()
 
     @with_step_hooks
     def step(self, closure: Callable[[], Any] | None = None) -> Any:
@@ -289,10 +294,6 @@ class MultiObjectiveGradient(OptimizerWrapper):
         """
         load(self.base, state_dict)
         self._step.after_load()
-
-    def add_param_group(self, param_group: dict[str, Any]) -> None:
-        """Add a group to the base, for the next `backward`."""
-        self.base.add_param_group(param_group)
 
     def __repr__(self) -> str:
         return f"MultiObjectiveGradient({self.base!r}, {self.rule!r})"

@@ -242,6 +242,12 @@ def check_in_range(rule: object, name: str, value: float) -> None:
         )
 
 
+def rules_inside(rule: object) -> tuple[Any, ...]:
+    """The rules that one is wrapped round: its ``rule``, or several ``rules``."""
+    inner = getattr(rule, "rule", None)
+    return tuple(getattr(rule, "rules", () if inner is None else (inner,)))
+
+
 def check_weights(weights: object, rule: str, gram: Array) -> None:
     """Raise unless ``weights`` has one entry per loss and comes from the library that the Gram matrix is of."""
     if not isinstance(weights, type(gram)) and type(weights).__module__ != type(gram).__module__:

@@ -12,9 +12,18 @@ import torch
 from torch import Tensor
 
 from ..linalg.host_access import is_eager, is_host_readable
-from ..rule import BY_THEMSELVES, CoordinateRule, Rule, Signals, StatefulRule, check_in_range, check_weights
+from ..rule import (
+    BY_THEMSELVES,
+    CoordinateRule,
+    Rule,
+    Signals,
+    StatefulRule,
+    check_in_range,
+    check_weights,
+    rules_inside,
+)
 
-__all__ = ["call_of", "check_ranges", "check_rule_once", "check_state", "signals_for"]
+__all__ = ["call_of", "check_ranges", "check_rule_once", "check_state", "needs_losses", "signals_for"]
 
 _GRAM = ((2.0, 0.5), (0.5, 1.0))
 _ROWS = ((1.0, 2.0, 3.0), (0.0, -1.0, 1.0))
@@ -78,6 +87,15 @@ def signals_for(signals: Signals, m: int, like: Tensor) -> dict[str, Any]:
         "reaches": None,
     }
     return {name: value for name, value in automatic.items() if name in signals.known}
+
+
+def needs_losses(rule: Rule) -> bool:
+    """Whether the weights depend on the values of the losses, or those of a rule inside it do.
+
+    A rule whose arguments decide says so with an attribute ``needs_losses``.
+    """
+    own = getattr(rule, "needs_losses", "losses" in Signals.of(rule).required)
+    return own or not getattr(rule, "needs_gradients", True) or any(map(needs_losses, rules_inside(rule)))
 
 
 def check_state(state: object, rule: str, where: str) -> None:

@@ -54,6 +54,10 @@ class OptimizerWrapper(Optimizer):
     def defaults(self, defaults: dict[str, Any]) -> None:
         self.base.defaults = defaults
 
+    def add_param_group(self, param_group: dict[str, Any]) -> None:
+        """Add a group to the base, for what is computed next."""
+        self.base.add_param_group(param_group)
+
     def __getattr__(self, name: str) -> Any:
         # not of torch's optimizers, so that hosts ask whether it is there: schedule-free bases have it
         if name in ("train", "eval") and "base" in self.__dict__:

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from ..rule import Array, Names, Rule, State, array_namespace, faster_on_numpy_from
+from ..rule import Array, Names, Rule, Signals, State, array_namespace, faster_on_numpy_from
 from ._shares import has_gradient
 from ._solvers.correlations import correlations, inverse_norms
 from ._wrapped import check_known, check_wrapped, decide, given_signals, initial
@@ -57,6 +57,11 @@ class Normalized:
         check_wrapped("Normalized", self.rule)
         if self.by not in ("norm", "loss"):
             raise ValueError(f"Normalized needs by 'norm' or 'loss'; got {self.by!r}")
+
+    @property
+    def needs_losses(self) -> bool:
+        """To be divided by, or where the wrapped rule requires them."""
+        return self.by == "loss" or "losses" in Signals.of(self.rule).required
 
     @property
     def faster_on_numpy_from(self) -> float:

@@ -3,18 +3,61 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
+from ..gradients.losses import as_plain, check_losses
+from ..gradients.missing_losses import RankLosses
+from ..gradients.vector_losses import expanded
 from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
+from .deferred import Deferred
 
-__all__ = ["DeferredBackward", "total"]
+if TYPE_CHECKING:
+    from .step import Step
+
+__all__ = ["join", "total"]
 
 
-class DeferredBackward:
+def join(
+    step: Step,
+    losses: Mapping[str, Tensor],
+    signals: Mapping[str, Tensor | float],
+    shared: Tensor | Sequence[Tensor] | None,
+) -> Tensor:
+    """A scalar whose backward is `Step.add`; the plain sum where grad mode is off or nothing is trained."""
+    losses = as_plain(losses)
+    if not (params := step.trained()):
+        given = RankLosses.of(losses).here if isinstance(losses, Mapping) else losses
+        return total(check_losses(given, with_graph=False), step.base.param_groups[0]["params"][0])
+    communicator = step.communicator(params)
+    if communicator.size == 1:  # else in the backward, for all processes alike
+        step.settings.combiner.signals.check(signals, "join()")
+    with_graph = torch.is_grad_enabled()
+    with communicator.telling_errors() if with_graph and not step.local_only else nullcontext():
+        losses = expanded(losses, params)  # type: ignore[assignment]
+        here = communicator.losses_on_this_rank(losses)
+        values = {} if here.none_here else check_losses(here.here, with_graph=with_graph)
+    if not with_graph:
+        return total(values, params[0])
+    waiting = step.waiting()
+    if waiting is not None:
+        raise RuntimeError(
+            f"join() was called for {list(losses)} while {waiting}: put all losses of a step into one mapping, and "
+            "call backward() on what join() returns, or zero_grad() if that step is to be left out"
+        )
+
+    def add(losses: dict[str, Tensor], cotangent: Tensor, retain_graph: bool) -> None:
+        step.add(losses, signals, cotangent, shared=shared, retain_graph=retain_graph, joined=True, caller="join()")
+
+    scalar, step.deferred = JoinedLosses(dict(losses), add).scalar(total(values, params[0]))
+    return scalar
+
+
+class JoinedLosses(Deferred):
     """The losses of a `join`, until the host calls ``.backward()`` on its scalar.
 
     1. `scalar` makes the scalar. The losses' own graphs hang on this object, not on the scalar: the host's backward
@@ -37,9 +80,13 @@ class DeferredBackward:
     ) -> None:
         self.losses = losses
         self.backward = backward
-        self.done = False
 
-    def scalar(self, value: Tensor) -> tuple[Tensor, weakref.ref[DeferredBackward]]:
+    remedy = "call backward() on it, without inputs=, or zero_grad() if that step is to be left out"
+
+    def __str__(self) -> str:
+        return f"the scalar that join() returned for {list(self.losses)} still waits for its backward"
+
+    def scalar(self, value: Tensor) -> tuple[Tensor, weakref.ref[Deferred]]:
         """``value`` as a scalar whose backward is `run`, and a reference to this object that dies with its graph."""
         # an input that requires a gradient is what makes autograd call the backward at all
         anchor = torch.zeros((), device=value.device, dtype=value.dtype, requires_grad=True)
@@ -77,7 +124,7 @@ def total(losses: Mapping[str, Tensor], like: Tensor) -> Tensor:
 
 class _Scalar(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, anchor: Tensor, value: Tensor, deferred: DeferredBackward) -> Tensor:
+    def forward(ctx: Any, anchor: Tensor, value: Tensor, deferred: JoinedLosses) -> Tensor:
         ctx.deferred = deferred
         return value + anchor
 

@@ -7,6 +7,8 @@ import warnings
 from collections.abc import Collection, Iterable
 from typing import Literal
 
+from ..rule import rules_inside
+
 __all__ = ["for_losses", "remembered_order", "state_of", "title", "warn_of_another_rule", "warn_of_other_losses"]
 
 _FOR = " for "
@@ -55,8 +57,7 @@ def title(rule: object) -> str:
         'CRMOGM(NormBalance)'
     """
     name = str(getattr(rule, "__name__", type(rule).__name__))
-    inner = getattr(rule, "rule", None)
-    inside = getattr(rule, "rules", () if inner is None else (inner,))
+    inside = rules_inside(rule)
     return f"{name}({', '.join(map(title, inside))})" if inside else name
 
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import weakref
-from collections.abc import Mapping, Sequence
-from contextlib import nullcontext
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from ..combination import Combination
+from ..contract.arguments import loss_scale
 from ..contract.grad_hooks import run_grad_hooks
 from ..distributed import communicator_of, stays
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
-from ..gradients.losses import Losses, as_plain, check_losses
-from ..gradients.missing_losses import RankLosses
+from ..gradients.losses import Losses, as_plain
 from ..gradients.vector_losses import expanded
 from ..rule import State
 from .base_steps import count_steps
+from .deferred import Deferred
 from .grad_watch import GradWatch, added_to
-from .join import DeferredBackward, total
 from .micro_batch import MicroBatch
 from .phase import Phase
 from .plans import Outcome
@@ -50,7 +50,7 @@ class Step:
         local_only: whether rows are not to be averaged for now (`no_sync`).
         progress: what has been gathered since the last ``zero_grad``.
         last: what the last `backward` returned.
-        deferred: the losses of the last `join`.
+        deferred: what the last `join` or `split_at` left for the host's backward pass.
         scaler: what the last `backward` was given.
         warned: whether it was said that a step follows other gradients.
         through_wrapper: whether the base's step that is to come was called by the wrapper.
@@ -63,7 +63,7 @@ class Step:
     local_only: bool = False
     progress: Progress = field(default_factory=Progress)
     last: Combination | None = None
-    deferred: weakref.ref[DeferredBackward] | None = None
+    deferred: weakref.ref[Deferred] | None = None
     scaler: weakref.ref[Any] | None = None
     warned: bool = False
     through_wrapper: bool = False
@@ -85,6 +85,21 @@ class Step:
         # a scalar that waits for its backward belongs to this process's graph, and so do its connections to others
         return vars(self) | {"deferred": None, "scaler": None, "_communicator": None}
 
+    def backward(
+        self,
+        losses: Losses,
+        signals: Mapping[str, Tensor | float],
+        scaler: Any,
+        *,
+        shared: Tensor | Sequence[Tensor] | None = None,
+        retain_graph: bool = False,
+        caller: str = "backward()",
+    ) -> Combination:
+        """`add`, times the scale of a `GradScaler`."""
+        scale = None if scaler is None else loss_scale(scaler, self.params()[0].device)
+        self.scaler = None if scaler is None else weakref.ref(scaler)
+        return self.add(losses, signals, scale, shared=shared, retain_graph=retain_graph, caller=caller)
+
     def add(
         self,
         losses: Losses,
@@ -94,6 +109,7 @@ class Step:
         shared: Tensor | Sequence[Tensor] | None = None,
         retain_graph: bool = False,
         joined: bool = False,
+        caller: str = "backward()",
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
         losses = as_plain(losses)
@@ -111,7 +127,7 @@ class Step:
                 scale,
                 retain_graph,
                 joined,
-                "join()" if joined else "backward()",
+                caller,
                 self.settings,
                 communicator,
                 self.base.param_groups,
@@ -134,41 +150,6 @@ class Step:
         if self.loaded:
             self.loaded = warn_of_other_losses(self.settings.combiner.rule, outcome.rule_state, self.saved())
         return self._commit(outcome, grads, micro.adds_up)
-
-    def join(
-        self,
-        losses: Mapping[str, Tensor],
-        signals: Mapping[str, Tensor | float],
-        shared: Tensor | Sequence[Tensor] | None,
-    ) -> Tensor:
-        """A scalar whose backward is `add`; the plain sum where grad mode is off or nothing is trained."""
-        losses = as_plain(losses)
-        if not (params := self._trained()):
-            given = RankLosses.of(losses).here if isinstance(losses, Mapping) else losses
-            return total(check_losses(given, with_graph=False), self.base.param_groups[0]["params"][0])
-        communicator = self.communicator(params)
-        if communicator.size == 1:  # else in the backward, for all processes alike
-            self.settings.combiner.signals.check(signals, "join()")
-        with_graph = torch.is_grad_enabled()
-        with communicator.telling_errors() if with_graph and not self.local_only else nullcontext():
-            losses = expanded(losses, params)  # type: ignore[assignment]
-            here = communicator.losses_on_this_rank(losses)
-            values = {} if here.none_here else check_losses(here.here, with_graph=with_graph)
-        if not with_graph:
-            return total(values, params[0])
-        waiting = self.waiting_join()
-        if waiting is not None:
-            raise RuntimeError(
-                f"join() was called for {list(losses)} while the scalar that it returned for {list(waiting.losses)} "
-                "still waits for its backward: put all losses of a step into one mapping, and call backward() on what "
-                "join() returns, or zero_grad() if that step is to be left out"
-            )
-        deferred = DeferredBackward(
-            dict(losses),
-            lambda losses, c, retain: self.add(losses, signals, c, shared=shared, retain_graph=retain, joined=True),
-        )
-        scalar, self.deferred = deferred.scalar(total(values, params[0]))
-        return scalar
 
     def _check_another(self, shared: bool) -> None:
         phase, more_allowed = self.progress.phase, self.progress.accumulated is not None
@@ -214,15 +195,25 @@ class Step:
             self.progress.watch.look()
         return outcome.combination
 
+    @contextmanager
+    def no_sync(self) -> Iterator[None]:
+        """Within it, what `add` gathers is not averaged over the processes."""
+        before, self.local_only = self.local_only, True
+        try:
+            yield
+        finally:
+            self.local_only = before
+
     # ---- before and after
 
     def params(self) -> list[Tensor]:
         """The parameters to differentiate by: those of the base that require a gradient now."""
-        if not (params := self._trained()):
+        if not (params := self.trained()):
             raise ValueError("backward() needs a parameter that requires a gradient; the base optimizer has none")
         return params
 
-    def _trained(self) -> list[Tensor]:
+    def trained(self) -> list[Tensor]:
+        """The same; an empty list where everything is frozen."""
         # by id: a parameter may be listed twice, and the hash of a tensor is a call in Python
         return list({id(p): p for group in self.base.param_groups for p in group["params"] if p.requires_grad}.values())
 
@@ -262,12 +253,9 @@ class Step:
                 "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
                 "processes: leave no_sync() for the last micro-batch of each step"
             )
-        waiting = None if closure else self.waiting_join()
+        waiting = None if closure else self.waiting()
         if waiting is not None:
-            raise RuntimeError(
-                f"step() came while the scalar that join() returned for {list(waiting.losses)} still waits for its "
-                "backward: call backward() on it, without inputs=, or zero_grad() if that step is to be left out"
-            )
+            raise RuntimeError(f"step() came while {waiting}: {waiting.remedy}")
         ready = self.progress.phase is Phase.READY
         if self.scaler is not None and ready:
             check_scaler(self.scaler(), self.base)
@@ -290,7 +278,7 @@ class Step:
         progress.phase = Phase.STEPPED
         return followed
 
-    def waiting_join(self) -> DeferredBackward | None:
-        """The losses of the last `join`, if its scalar is alive and no backward pass has come to it."""
+    def waiting(self) -> Deferred | None:
+        """What the last `join` or `split_at` left for a backward pass, if it is alive and none has come to it."""
         deferred = None if self.deferred is None else self.deferred()
         return None if deferred is None or deferred.done else deferred

@@ -71,6 +71,33 @@ def test_a_step_without_an_exchange_is_an_error(pair: Pool) -> None:
     assert all("no_sync()" in text for text in pair.run(forgotten))
 
 
+def not_reached(how: str) -> tuple[str, bool]:
+    """One process forgets a tensor: in one call, or the only one of its call."""
+    net = network()
+    opt = together(net, UPGrad())
+    losses = losses_of(net, share(batch(0, 2)))
+    if how == "one call":
+        split = opt.split_at(losses)
+    else:
+        split = {name: opt.split_at({name: loss})[name] for name, loss in losses.items()}
+    if distributed.get_rank() == 1:
+        del split["b"]
+    with pytest.raises(RuntimeError) as raised:
+        torch.stack([*split.values()]).sum().backward()
+    untouched = all(p.grad is None for p in net.parameters())
+    opt.backward(losses_of(net, share(batch(1, 2))))  # the group still works
+    return str(raised.value), untouched
+
+
+@pytest.mark.parametrize("how", ["one call", "several"])
+def test_a_tensor_that_a_backward_pass_does_not_come_to(pair: Pool, how: str) -> None:
+    (other, one), (own, two) = pair.run(not_reached, how)
+    assert one
+    assert two
+    assert "rank 1: RuntimeError: the backward pass did not come to the tensors" in other
+    assert "for ['b']" in own
+
+
 def other_names(reduce: str, how: str) -> tuple[str, bool]:
     net = network()
     opt = together(net, AngleBisector(), reduce=reduce)

@@ -33,7 +33,10 @@ def losses_of_some(reduce: str, how: str) -> tuple[float, bool]:
         mine: dict[str, Tensor | None] = dict(losses_of(net, share(x)))
         mine["ac"[1 - rank]] = None
         opt.zero_grad()
-        if how == "backward":
+        if how == "split_at":  # at the losses themselves, which a host adds up
+            there = [loss for loss in opt.split_at(mine).values() if loss is not None]
+            torch.stack(there).sum().backward()
+        elif how == "backward":
             opt.backward(mine)  # type: ignore[arg-type]
         else:
             opt.join(mine).backward()  # type: ignore[arg-type]
@@ -42,7 +45,7 @@ def losses_of_some(reduce: str, how: str) -> tuple[float, bool]:
 
 
 @REDUCE
-@pytest.mark.parametrize("how", ["backward", "join"])
+@pytest.mark.parametrize("how", ["backward", "join", "split_at"])
 def test_losses_that_some_processes_do_not_have(pair: Pool, reduce: str, how: str) -> None:
     for apart, same in pair.run(losses_of_some, reduce, how):
         assert same

@@ -58,7 +58,9 @@ def test_first_step_is_pcgrad():
 def test_targets_of_a_gradient_that_has_cancelled_wait():
     rows = np.array([[-1.0, 0.0], [1.0, 0.0], [0.0, 1.0]])
     rule, gram = GradVac(beta=0.5), rows @ rows.T
-    for step in range(8):  # in any order of the other two: the first has cancelled with the second, or has a right angle
+    for step in range(
+        8
+    ):  # in any order of the other two: the first has cancelled with the second, or has a right angle
         _, state = rule.update(gram, rule.init(gram), step=step)
         np.testing.assert_array_equal(state["targets"][:2, 2], 0)
 
