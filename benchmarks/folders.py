@@ -47,8 +47,6 @@ def working_folder(arguments: argparse.Namespace, name: str) -> Path:
 def publish(arguments: argparse.Namespace, folder: Path, name: str) -> None:
     """What a finished study has left in its working folder becomes what is cited, if ``--cite`` asks for it."""
     if arguments.cite and not arguments.out:
-        for file in sorted(folder.iterdir()):
-            if file.is_file():
-                (CITED / name).mkdir(parents=True, exist_ok=True)
-                shutil.copy2(file, CITED / name / file.name)
+        shutil.copytree(folder, CITED / name, dirs_exist_ok=True)
+        shutil.rmtree(folder)  # the next one starts from what is cited then
         print(f"put in place: {CITED / name}")

@@ -47,7 +47,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from benchmarks.folders import add_output_arguments, publish, working_folder
+from benchmarks.folders import add_output_arguments, output_folder, publish, working_folder
 from benchmarks.studies.ring.compare_figure import draw
 from benchmarks.studies.ring.compare_runs import Results, Run, kept, read_runs
 from benchmarks.studies.ring.ensemble import MODES, Adam, Ensemble, Method
@@ -217,11 +217,11 @@ def main() -> None:
         name: getattr(arguments, name) for name in ("setting", "steps", "seeds", "first_seed", "methods", "workers")
     }
     folder = "ring" if arguments.setting == "unstable" else f"ring_{arguments.setting}"
-    out = working_folder(arguments, folder)
     if arguments.draw:
+        out = output_folder(arguments, folder)
         draw(read_runs(out, SETTINGS[arguments.setting].std), arguments.methods, out / "ring.png")
-        publish(arguments, out, folder)
         return
+    out = working_folder(arguments, folder)
     seeds = range(arguments.first_seed, arguments.first_seed + arguments.seeds)
     results, complete = Results(out, settings), False
     try:

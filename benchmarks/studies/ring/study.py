@@ -35,7 +35,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from benchmarks.folders import ROOT, add_output_arguments, publish, working_folder
+from benchmarks.folders import ROOT, add_output_arguments, output_folder, publish, working_folder
 from benchmarks.record import machine_record
 from benchmarks.studies.ring.ensemble import MODES
 from benchmarks.studies.ring.study_report import write_report
@@ -212,8 +212,8 @@ def main() -> None:
     given = {name: getattr(arguments, name) for name in ("seeds", "aside_seeds", "side_by_side")}
     scale = dataclasses.replace(scale, **{name: value for name, value in given.items() if value is not None})
 
-    results = Results(working_folder(arguments, scale.folder), scale.setting, arguments.first_seed)
-    finished = True
+    out = (output_folder if arguments.report else working_folder)(arguments, scale.folder)
+    results, finished = Results(out, scale.setting, arguments.first_seed), True
     if not arguments.report:
         try:
             seeds = range(arguments.first_seed, arguments.first_seed + scale.seeds)
@@ -227,7 +227,7 @@ def main() -> None:
         page = ROOT / "docs" / "reproduced.md" if published else None
         machine = None if arguments.report else machine_record()
         write_report(results.out, results.rows, scale.setting, page, machine, "--half" if arguments.half else "")
-        if finished:
+        if finished and not arguments.report:
             publish(arguments, results.out, scale.folder)
 
 

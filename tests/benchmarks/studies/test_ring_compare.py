@@ -123,6 +123,7 @@ def test_what_is_cited_is_replaced_when_all_is_done_and_not_before(
 
     monkeypatch.setattr(compare, "run_all", whole)
     compare.main()
+    assert not (tmp_path / "build" / "cited" / "ring").exists()
     assert {path.name for path in cited.iterdir()} == {"runs.csv", "ring.json", "ring.png", "samples.npz"}
     assert len((cited / "runs.csv").read_text().splitlines()) == 3
 
