@@ -35,11 +35,11 @@ import multiprocessing
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -53,6 +53,8 @@ from benchmarks.studies.images.models import NOISE, SETTINGS, networks
 from benchmarks.studies.images.report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
 from benchmarks.studies.images.sizes import Size, add_size_arguments, size_of
 from benchmarks.studies.images.training import DEFAULT, METHODS, average_of, sample, to_bytes, train
+
+J = TypeVar("J")
 
 COLUMNS = ("network", "method", "seed", "step", "seconds", *METRICS)
 
@@ -101,7 +103,7 @@ def run(job: Job) -> Job | None:
             if step == steps and job.drawn:
                 np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
             start = now(device)
-        if time.time() > job.deadline or (stopping is not None and stopping.is_set()):
+        if time.time() > job.deadline or is_stopping():
             return None
     return job
 
@@ -117,6 +119,11 @@ def data_and_judge(dataset: str, folder: Path | None, out: Path, device: str) ->
     """Once for all runs of a process."""
     images = loaded(dataset, folder)
     return images, Judge(images, trained(images, out / "classifier.pt", device=device), device)
+
+
+def is_stopping() -> bool:
+    """Whether this process is a worker that has been told to stop."""
+    return stopping is not None and bool(stopping.is_set())
 
 
 def now(device: str) -> float:
@@ -241,7 +248,7 @@ def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list
     return rows
 
 
-def run_all(jobs: list[Job], workers: int) -> Iterator[Job | None]:
+def run_all(jobs: list[J], workers: int, run: Callable[[J], J | None] = run) -> Iterator[J | None]:  # type: ignore[assignment]
     """Every job, in as many processes as asked for, in the order in which they end."""
     if workers == 1 or len(jobs) < 2:
         yield from map(run, jobs)

