@@ -22,8 +22,8 @@ order = st.floats(0.3, 4)
 
 
 def value(alpha: float, logits: Tensor, p_r: Tensor, p_g: Tensor) -> Tensor:
-    """V_alpha, minus the sum of the discriminator's losses."""
-    loss = Alpha(alpha, alpha)
+    """V_alpha, minus the sum of the discriminator's losses, in which the generator's order has no part."""
+    loss = Alpha(alpha, alpha_g=7.0)
     return -(p_r * loss.on_real(logits)).sum() - (p_g * loss.on_fake(logits)).sum()
 
 
