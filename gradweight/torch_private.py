@@ -10,6 +10,7 @@ name                                        for                           withou
 `..._get_current_graph_task_keep_graph`     `join` under `retain_graph`   graphs are retained
 `..._execution_engine.queue_callback`       checks after a backward pass  there are none
 `SelectBackward0._saved_index`              losses out of a stack         each walks the graphs of all
+`Node._input_metadata`                      losses by sample              gradients of linear layers are formed
 `torch._C._cuda_endAllocateToPool`          a CUDA graph that failed      its memory is not given back
 `distributed_c10d._resolve_process_group`   unpickling a process group    an error that says so
 ==========================================  ============================  =======================================
@@ -39,6 +40,7 @@ __all__ = [
     "is_transformed",
     "retains_graph",
     "selected",
+    "shape_of_result",
     "storage",
     "use_count",
 ]
@@ -102,6 +104,14 @@ def selected(node: Node, result: int) -> int | None:
         return result
     index: int | None = getattr(node, "_saved_index", None) if node.name() == "SelectBackward0" else None
     return index if index is None or index < 2**63 else index - 2**64  # as C++ has it, without a sign
+
+
+def shape_of_result(node: Node, result: int) -> tuple[int, ...] | None:
+    """The shape of what this node of a graph computed, or of the leaf that it stands for."""
+    try:
+        return tuple(node._input_metadata[result].shape)
+    except AttributeError:
+        return None
 
 
 def at_the_end_of_the_backward_pass(function: Callable[[], None]) -> None:

@@ -16,7 +16,8 @@
   sparse embeddings); then it says so.
 - `gram`: no rows. One backward as with `batched` gives the Gram matrix alone, a parameter's gradients being dropped as
   soon as they are multiplied; another gives the gradient of the weighted sum (`gradweight.gradients.streamed`). For
-  many losses or large models, where m rows of k entries are what fills the memory.
+  many losses or large models, where m rows of k entries are what fills the memory; and for a loss per sample, of which
+  linear layers need no gradient at all (`gradweight.gradients.sample_layers`).
 
 Leaves that do not belong to the optimizer keep the ``.grad`` that they have, whatever the engine: a generator's step
 is not to fill in its discriminator's. What a function's own backward does inside itself, as that of a reentrant

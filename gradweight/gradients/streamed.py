@@ -7,10 +7,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.autograd.graph import GradientEdge
 
-from ..linalg.gram import CUTS
 from .batched import one_hot, unbatched_message
+from .gram_sum import GramSum
 from .graph import Graph, check_reached
+from .sample_layers import SampleLayers, layers_by_sample
 
 __all__ = ["streamed_gram"]
 
@@ -21,6 +23,12 @@ def streamed_gram(losses: dict[str, Tensor], params: Sequence[Tensor], scale: Te
     A hook of each parameter adds that parameter's products to the matrix as soon as its m gradients are there, and
     hands zeros without memory of their own on. So at most one parameter's gradients exist at a time, and the
     intermediate gradients of m losses. The graphs are kept for another backward pass.
+
+    Where the losses are the values of one vector, of which each depends on its own rows of a batch alone, the products
+    of linear layers come from their inputs x and their results' gradients d instead, ``<x_i, x_j> <d_i, d_j>``, which
+    one plain backward pass finds: "ghost" norms and inner products (Goodfellow, Efficient per-example gradient
+    computations, arXiv:1510.01799; Li et al., Large language models can be strong differentially private learners, ICLR
+    2022, arXiv:2110.05679). What else there is goes the way above.
 
     Args:
         losses: name -> scalar tensor, with their graphs.
@@ -36,14 +44,33 @@ def streamed_gram(losses: dict[str, Tensor], params: Sequence[Tensor], scale: Te
         RuntimeError: an operation's backward cannot be vectorised; a reentrant checkpoint.
     """
     values = list(losses.values())
-    check_reached(losses, Graph.of_each(values), params, "gram")
-    products = _Products(len(values))
-    hooks = [p.register_hook(products.add_and_drop) for p in params]  # type: ignore[no-untyped-call]
+    graphs = Graph.of_each(values)
+    check_reached(losses, graphs, params, "gram")
+    sums, rest = GramSum(len(values)), list(params)
+    layers = layers_by_sample(values, params)
+    if layers is not None:
+        _add_layers(sums, layers, values[0], scale)
+        rest = [p for p in params if id(p) not in layers.weights and id(p) not in layers.biases and _met(p, graphs)]
+    if rest:
+        _add_streamed(sums, values, rest, scale)
+    return sums.total(params)
+
+
+def _met(parameter: Tensor, graphs: Sequence[Graph]) -> bool:
+    """Whether a loss may reach the parameter: in its graph, or inside a function of somebody's own."""
+    return any(graph.custom or id(parameter) in graph.leaves or parameter.grad_fn in graph.nodes for graph in graphs)
+
+
+def _add_streamed(sums: GramSum, values: list[Tensor], params: list[Tensor], scale: Tensor | None) -> None:
+    def add_and_drop(gradient: Tensor) -> Tensor:
+        dropped: Tensor = _AddAndDrop.apply(gradient, sums)  # type: ignore[no-untyped-call]
+        return dropped
 
     def backward(cotangents: tuple[Tensor, ...]) -> Tensor:
         torch.autograd.grad(values, params, cotangents, retain_graph=True, allow_unused=True)
         return cotangents[0]  # vmap takes no None, as a parameter that no loss reaches has
 
+    hooks = [p.register_hook(add_and_drop) for p in params]  # type: ignore[no-untyped-call]
     try:
         torch.vmap(backward)(tuple(one_hot(values, scale)))
     except RuntimeError as error:
@@ -51,57 +78,46 @@ def streamed_gram(losses: dict[str, Tensor], params: Sequence[Tensor], scale: Te
     finally:
         for hook in hooks:
             hook.remove()
-    return products.total(params)
 
 
-class _Products:
-    """The sum of the products over the parameters seen, on each device by itself.
+def _add_layers(sums: GramSum, layers: SampleLayers, loss: Tensor, scale: Tensor | None) -> None:
+    """The products of linear layers on losses by sample, from one plain backward pass to their results.
 
-    Args:
-        m: how many losses.
+    A sample's loss depends on its own rows alone, so the gradients of the sum are those of each loss, row by row.
     """
+    uses = [use for kind in (layers.weights, layers.biases) for some in kind.values() for use in some]
+    nodes = list(dict.fromkeys(use.node for use in uses))
+    ones = torch.ones(sums.m, dtype=loss.dtype, device=loss.device)
+    cotangent = ones if scale is None else ones * scale.to(loss.device, loss.dtype)
+    edges = [GradientEdge(node, 0) for node in nodes]
+    found = torch.autograd.grad(GradientEdge(*layers.loss), edges, cotangent, retain_graph=True)
+    gradients = {node: _by_sample(t, sums.m) for node, t in zip(nodes, found, strict=True)}
+    for some in layers.weights.values():
+        inputs = [_by_sample(use.inputs, sums.m) for use in some if use.inputs is not None]
+        pairs = [(gradients[use.node], x) for use, x in zip(some, inputs, strict=True)]
+        ordered = [pair if use.flipped else pair[::-1] for use, pair in zip(some, pairs, strict=True)]
+        sums.add_factored(_joined([a for a, _ in ordered]), _joined([b for _, b in ordered]))
+    for some in layers.biases.values():
+        added = _joined([gradients[use.node] for use in some])
+        sums.add(added.sum(1, dtype=torch.promote_types(added.dtype, torch.float32)))
 
-    def __init__(self, m: int) -> None:
-        self.m = m
-        self.sums: dict[torch.device, Tensor] = {}
 
-    def add_and_drop(self, gradient: Tensor) -> Tensor:
-        """The hook of a parameter."""
-        dropped: Tensor = _AddAndDrop.apply(gradient, self)  # type: ignore[no-untyped-call]
-        return dropped
+def _by_sample(tensor: Tensor, n: int) -> Tensor:
+    """(n T, p) -> (n, T, p)."""
+    return tensor.detach().reshape(n, len(tensor) // n, -1)
 
-    def add(self, gradients: Tensor) -> None:
-        """Add the products of m gradients, or of one that all losses have: (m, n) or (1, n)."""
-        if gradients.is_complex():
-            gradients = torch.view_as_real(gradients.resolve_conj()).flatten(1)
-        device = gradients.device
-        cut = CUTS.get(device.type, CUTS["cuda"])
-        wide = torch.float64 if device.type in ("cpu", "cuda") else torch.float32  # others may have no double precision
-        if device not in self.sums:
-            self.sums[device] = torch.zeros(self.m, self.m, dtype=wide, device=device)
-        # piece by piece: a copy of one in double precision is all that exists beside the gradients
-        for piece in torch.split(gradients, max(1, cut.piece // self.m), dim=1):
-            piece = piece.to(wide)
-            self.sums[device] += piece @ piece.mT
 
-    def total(self, params: Sequence[Tensor]) -> Tensor:
-        """The sum over the devices, on that of the first parameter."""
-        like = params[0]
-        double = any(p.dtype in (torch.float64, torch.complex128) for p in params)
-        dtype = torch.float64 if double else torch.float32
-        total = torch.zeros(self.m, self.m, dtype=dtype, device=like.device)
-        for part in self.sums.values():
-            total = total + part.to(like.device).to(dtype)
-        # a product of matrices need not be symmetric to the last bit
-        return (total + total.mT) / 2
+def _joined(parts: Sequence[Tensor]) -> Tensor:
+    """The uses of a parameter, which add up, one after the other as if they were further rows of a sample."""
+    return parts[0] if len(parts) == 1 else torch.cat(list(parts), 1)
 
 
 class _AddAndDrop(torch.autograd.Function):
     """Zeros for a gradient whose products have been added; `vmap` is where all m of it are at hand."""
 
     @staticmethod
-    def forward(gradient: Tensor, products: _Products) -> Tensor:
-        products.add(gradient.detach().reshape(1, -1))
+    def forward(gradient: Tensor, sums: GramSum) -> Tensor:
+        sums.add(gradient.detach().reshape(1, -1))
         return gradient.new_zeros(()).expand_as(gradient)
 
     @staticmethod
@@ -109,7 +125,7 @@ class _AddAndDrop(torch.autograd.Function):
         return
 
     @staticmethod
-    def vmap(info: Any, in_dims: tuple[int, None], gradient: Tensor, products: _Products) -> tuple[Tensor, None]:
+    def vmap(info: Any, in_dims: tuple[int, None], gradient: Tensor, sums: GramSum) -> tuple[Tensor, None]:
         gradients = gradient.movedim(in_dims[0], 0)
-        products.add(gradients.flatten(1) if gradients.dim() > 1 else gradients.unsqueeze(1))
+        sums.add(gradients.flatten(1) if gradients.dim() > 1 else gradients.unsqueeze(1))
         return gradient.new_zeros(()).expand(gradients.shape[1:]), None

@@ -40,9 +40,12 @@ def weighted_gradient(
         ValueError: a loss reaches no parameter.
     """
     check_reached(losses, Graph.of_each(list(losses.values())), params, engine)
-    device = next(iter(losses.values())).device
+    first, values = next(iter(losses.values())), list(losses.values())
     with torch.enable_grad():  # the backward of join() runs without
-        pairs = zip(weights.unbind(), losses.values(), strict=True)
-        total = torch.stack([(w.to(loss.device) * loss.reshape(())).to(device) for w, loss in pairs]).sum()
+        if all(loss.device == first.device and loss.dtype == weights.dtype for loss in values):
+            total = (torch.stack([loss.reshape(()) for loss in values]) * weights.to(first.device)).sum()
+        else:
+            pairs = zip(weights.unbind(), values, strict=True)
+            total = torch.stack([(w.to(loss.device) * loss.reshape(())).to(first.device) for w, loss in pairs]).sum()
     engine = "auto" if engine in ("func", "gram") else engine
     return loss_gradients({SUM: total}, params, names=None, engine=engine, scale=scale, retain_graph=retain_graph)

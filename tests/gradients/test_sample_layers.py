@@ -1,0 +1,258 @@
+"""Gram matrices of losses by sample without a gradient of linear layers: exact, whatever the layers are used for."""
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
+
+from gradweight.gradients.autograd import by_autograd
+from gradweight.gradients.sample_layers import layers_by_sample
+from gradweight.gradients.streamed import streamed_gram
+from gradweight.linalg.gram import gram
+
+N = 3
+"""Samples; many dimensions below are as large, so that one is not told from another by its size."""
+
+
+@pytest.fixture(autouse=True)
+def double():
+    torch.set_default_dtype(torch.float64)
+    torch.manual_seed(0)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+def formed(losses, params):
+    """How many parameters' gradients are not formed, once the matrix has been found to be that of rows."""
+    values = list(losses.unbind())
+    expected = gram(list(by_autograd(values, params, [True] * len(values))))
+    found = streamed_gram({str(i): loss for i, loss in enumerate(values)}, params, None)
+    torch.testing.assert_close(found, expected, rtol=1e-11, atol=1e-12 * expected.abs().max().item())
+    layers = layers_by_sample(values, params)
+    return 0 if layers is None else len(layers.weights) + len(layers.biases)
+
+
+class Attention(nn.Module):
+    def __init__(self, width, heads):
+        super().__init__()
+        self.heads, self.qkv, self.out = heads, nn.Linear(width, 3 * width), nn.Linear(width, width, bias=False)
+
+    def forward(self, x):
+        q, k, v = (t.unflatten(-1, (self.heads, -1)).transpose(1, 2) for t in self.qkv(x).chunk(3, -1))
+        return x + self.out(F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2))
+
+
+class ByHand(Attention):
+    def forward(self, x):
+        q, k, v = self.qkv(x).chunk(3, -1)
+        return x + self.out(((q @ k.mT) / 2).softmax(-1) @ v)
+
+
+def classes(out):
+    return F.cross_entropy(out, torch.arange(N) % out.shape[1], reduction="none")
+
+
+def perceptron():
+    net = nn.Sequential(nn.Linear(N, N), nn.Tanh(), nn.Linear(N, N, bias=False), nn.ReLU(), nn.Linear(N, 2))
+    return net, classes(net(torch.randn(N, N))), 5
+
+
+def no_bias_trained():
+    net = nn.Sequential(nn.Linear(N, 4), nn.GELU(), nn.Linear(4, 1))
+    net[0].weight.requires_grad_(False)
+    net[2].bias.requires_grad_(False)
+    return net, F.mse_loss(net(torch.randn(N, N)).squeeze(1), torch.randn(N), reduction="none"), 2
+
+
+@pytest.mark.parametrize("kind", [Attention, ByHand])
+def tokens(kind=Attention):
+    net = nn.Sequential(nn.Linear(2, 4), kind(4, 2), nn.LayerNorm(4), nn.Linear(4, 5))
+    out = net(torch.randn(N, 6, 2))
+    loss = F.cross_entropy(out.flatten(0, 1), torch.arange(N * 6) % 5, reduction="none").view(N, 6).mean(1)
+    return net, loss, 7  # all but those of the norm
+
+
+def tokens_by_hand():
+    return tokens(ByHand)
+
+
+def long_rows():
+    """So many tokens that gradients of slices are formed instead."""
+    net = nn.Sequential(nn.Linear(2, 3), nn.Tanh(), nn.Linear(3, 2))
+    return net, net(torch.randn(N, 40, 2)).square().mean((1, 2)), 4
+
+
+def image():
+    net = nn.Sequential(nn.Conv2d(1, 2, 3), nn.GroupNorm(1, 2), nn.MaxPool2d(2), nn.Flatten(), nn.Linear(8, 2))
+    return net, net(torch.randn(N, 1, 6, 6)).exp().sum(1), 2
+
+
+def twice():
+    """As it is and transposed, and one bias for two layers."""
+
+    class Tied(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.w, self.b = nn.Parameter(torch.randn(N, N)), nn.Parameter(torch.randn(N))
+
+        def forward(self, x):
+            return F.linear(F.linear(x, self.w, self.b).tanh(), self.w.mT.mT.T, self.b).sin() @ self.w
+
+    net = Tied()
+    return net, net(torch.randn(N, N)).square().sum(1), 2
+
+
+@pytest.mark.parametrize(
+    "problem", [perceptron, no_bias_trained, tokens, tokens_by_hand, long_rows, image, twice], ids=lambda p: p.__name__
+)
+def test_layers(problem):
+    net, losses, number = problem()
+    assert formed(losses, [p for p in net.parameters() if p.requires_grad]) == number
+
+
+def behind_batch_norm():
+    """What comes after it keeps samples apart."""
+    net = nn.Sequential(nn.Linear(N, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+    return net, net(torch.randn(N, N)).square().mean(1), 2
+
+
+def penalised():
+    """A weight that every sample's loss has a term of, beside the layer."""
+    net = nn.Sequential(nn.Linear(N, 4), nn.Tanh(), nn.Linear(4, 1))
+    return net, net(torch.randn(N, N)).square().mean(1) + net[0].weight.square().sum(), 3
+
+
+def contrastive():
+    net = nn.Linear(2, 2)
+    out = net(torch.randn(N, 2))
+    return net, F.cross_entropy(out @ out.T, torch.arange(N), reduction="none"), 0
+
+
+def generated():
+    """A weight that is a product of a parameter."""
+    net = nn.Linear(N, N)
+    return net, (torch.randn(N, N) @ (torch.randn(N, N) @ net.weight)).sin().sum(1) + net.bias.sum(), 0
+
+
+def from_the_left():
+    net = nn.Linear(N, N, bias=False)
+    return net, (net.weight @ torch.randn(N, N)).square().sum(1), 0
+
+
+def broadcast_bias():
+    net = nn.ParameterDict({"w": nn.Parameter(torch.randn(N, 2)), "b": nn.Parameter(torch.randn(1))})
+    return net, torch.addmm(net["b"], torch.randn(N, N), net["w"]).square().sum(1), 1
+
+
+def weighted_product():
+    net = nn.ParameterDict({"w": nn.Parameter(torch.randn(N, 2)), "b": nn.Parameter(torch.randn(2))})
+    return net, torch.addmm(net["b"], torch.randn(N, N), net["w"], alpha=2).square().sum(1), 0
+
+
+def with_a_hook():
+    net = nn.Sequential(nn.Linear(N, 4), nn.Linear(4, 1))
+    net[0].weight.register_hook(lambda g: g.clamp(-0.1, 0.1))
+    return net, net(torch.randn(N, N)).square().mean(1), 3
+
+
+def checkpointed():
+    net = nn.Sequential(nn.Linear(N, 4), nn.Linear(4, 1))
+    hidden = checkpoint(net[0], torch.randn(N, N), use_reentrant=False)
+    return net, net[1](hidden.tanh()).square().mean(1), 3  # the bias needs no input
+
+
+def reversed_samples():
+    net = nn.Linear(N, 1)
+    return net, net(torch.randn(N, N)).square().mean(1).flip(0), 0
+
+
+def samples_in_the_second_place():
+    net = nn.Linear(2, 1)
+    return net, net(torch.randn(4, N, 2)).square().mean((0, 2)), 0
+
+
+@pytest.mark.parametrize(
+    "problem",
+    [
+        behind_batch_norm, penalised, contrastive, generated, from_the_left, broadcast_bias, weighted_product,
+        with_a_hook, checkpointed, reversed_samples, samples_in_the_second_place,
+    ],
+    ids=lambda p: p.__name__,
+)  # fmt: skip
+def test_what_is_formed_all_the_same(problem):
+    net, losses, number = problem()
+    assert formed(losses, list(net.parameters())) == number
+
+
+def test_only_a_whole_vector_in_order():
+    net = nn.Linear(N, 1)
+    values = net(torch.randn(N, N)).square().mean(1).unbind()
+    assert layers_by_sample(values, net.parameters()) is not None
+    for some in (values[:2], values[::-1], [*values, net.weight.sum()], [net.weight.sum()]):
+        assert layers_by_sample(some, net.parameters()) is None
+
+
+def test_a_scale_and_single_precision():
+    net = nn.Linear(N, 1).float()
+    values = net(torch.randn(N, N, dtype=torch.float32)).square().mean(1).unbind()
+    losses = {str(i): loss for i, loss in enumerate(values)}
+    plain = streamed_gram(losses, list(net.parameters()), None)
+    assert plain.dtype == torch.float32
+    torch.testing.assert_close(streamed_gram(losses, list(net.parameters()), torch.tensor(4.0)), 16 * plain)
+
+
+STEPS = {
+    "linear": lambda h, w: F.linear(h, w, w.new_tensor([1.0, 2.0, 3.0])),
+    "bias": lambda h, w: F.linear(h, w.detach(), w[0]),
+    "product": lambda h, w: h @ w,
+    "from the left": lambda h, w: w @ h,
+    "of itself": lambda h, w: h @ h.mT / 4,
+    "product, transposed": lambda h, w: h @ w.T.mT.T,
+    "transpose": lambda h, w: h.mT,
+    "first and last": lambda h, w: h.transpose(0, -1),
+    "permute": lambda h, w: h.permute(*range(1, h.dim()), 0),
+    "softmax": lambda h, w: h.softmax(-1),
+    "softmax over the first": lambda h, w: h.softmax(0),
+    "mean": lambda h, w: h + h.mean(-1, keepdim=True),
+    "mean over the first": lambda h, w: h + h.mean(0, keepdim=True),
+    "sum": lambda h, w: h.sum(1) if h.dim() == 3 else h,
+    "sum over the first": lambda h, w: h.sum(0) if h.dim() == 3 else h,
+    "expand": lambda h, w: h.unsqueeze(1).expand(N, N, N) if h.dim() == 2 else h,
+    "expand before": lambda h, w: h.unsqueeze(0).expand(N, N, N) if h.dim() == 2 else h,
+    "cumsum": lambda h, w: h.cumsum(-1),
+    "cumsum over the first": lambda h, w: h.cumsum(0),
+    "norm": lambda h, w: F.layer_norm(h, (N,)),
+    "norm of all": lambda h, w: F.layer_norm(h, h.shape),
+    "times a parameter": lambda h, w: h * w,
+    "first rows": lambda h, w: torch.cat([h[:1], h[:-1]]),
+    "first columns": lambda h, w: torch.cat([h[..., :1], h[..., :-1]], -1),
+    "select": lambda h, w: h[:, 0] if h.dim() == 3 else h,
+    "select the first": lambda h, w: h[0] if h.dim() == 3 else h,
+    "stack": lambda h, w: torch.stack([h, h.sin()], 1).sum(1),
+    "stack before": lambda h, w: torch.stack([h, h.sin()]).sum(0),
+    "other order": lambda h, w: h.mT.reshape(h.shape),
+    "flat": lambda h, w: h.flatten().view(h.shape).tanh(),
+    "in place": lambda h, w: h.clone().mul_(2).add_(w),
+    "rows in place": lambda h, w: h.clone().index_fill_(0, torch.tensor([1]), 0.5),
+}  # fmt: skip
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    st.lists(st.tuples(st.sampled_from(sorted(STEPS)), st.integers(0, 1)), min_size=1, max_size=6),
+    st.sampled_from([2, 3]),
+    st.sampled_from([0, 1]),
+)
+def test_whatever_is_computed(steps, ndim, seed):
+    """Operations along this dimension or that, of cubes with N in every direction, and two matrices for all of them."""
+    torch.manual_seed(seed)
+    w = [nn.Parameter(torch.randn(N, N)) for _ in range(2)]
+    h = torch.randn((N,) * ndim) @ w[0]
+    for name, which in steps:
+        h = STEPS[name](h, w[which])
+    losses = h.reshape(N, -1).sin().sum(1)
+    reached = torch.autograd.grad(losses.sum(), w, retain_graph=True, allow_unused=True)
+    formed(losses, [p for p, gradient in zip(w, reached, strict=True) if gradient is not None])
