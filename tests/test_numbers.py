@@ -77,7 +77,7 @@ def test_the_ring_where_the_plain_gan_is_stable() -> None:
 def test_the_physics_informed_network() -> None:
     errors = {name: statistics.median(values) for name, values in results("pinn")["relative_error"].items()}
     by_hand = " / ".join(f"{errors[f'Constant, boundary x {x}']:.2g}" for x in ("100", "10,000"))
-    text = page("README.md")
+    text = page("docs/pinn.md")
     assert f"| sum of the two losses | {errors['Sum']:.1f} |" in text
     assert f"x 1,000,000 | {by_hand} / {errors['Constant, boundary x 1,000,000']:.1f} |" in text
     assert f"| `AngleBisector`, nothing tuned | {errors['AngleBisector']:.1g} |" in text
