@@ -72,7 +72,14 @@ def test_names_of_rules_are_links_in_running_text_only(sources) -> None:
 
 
 def test_what_docutils_would_misread_is_escaped_outside_of_examples(sources) -> None:
-    lines = ["|g| of ``|h|``, **options: more (m, *shape)", "", ">>> a | b", "|out|", "", "`x | y` and *this*"]
+    lines = [
+        "|g| of ``|h|``, **options: more (m, *shape)",
+        "",
+        ">>> a | b",
+        "|out|",
+        "",
+        "`x | y`, *this* and **per loss** (*a, **b, **c)",
+    ]
     sources.markup(None, "", "", None, None, lines)
     assert lines == [
         r"\|g\| of ``|h|``, \**options: more (m, \*shape)",
@@ -80,5 +87,5 @@ def test_what_docutils_would_misread_is_escaped_outside_of_examples(sources) -> 
         ">>> a | b",
         "|out|",
         "",
-        "`x | y` and *this*",
+        r"`x | y`, *this* and **per loss** (\*a, \**b, \**c)",
     ]

@@ -83,6 +83,7 @@ WRITTEN = {"<!-- site: reference of the rules -->": reference, "<!-- site: paper
 
 
 EXAMPLE = re.compile(r"(^[ ]*>>>(?:.*\S.*\n?)+)", flags=re.MULTILINE)
+SIGN = re.compile(r"\||(?<![\w*])(?:\*\*(?=\w)(?![\w\s'-]+\*\*(?!\w))|\*(?=\w+[,:)]))")
 LITERAL = re.compile(r"(``.+?``|`[^`]+`)", flags=re.DOTALL)
 
 
@@ -96,7 +97,7 @@ def markup(_app: Any, _what: str, _name: str, _obj: Any, _options: Any, lines: l
 def escaped(text: str) -> str:
     """Bars, and the asterisks in front of ``*args`` and ``**kwargs``, for what they are."""
     parts = LITERAL.split(text)
-    parts[::2] = [re.sub(r"\||(?<![\w*])(?:\*\*(?=\w)|\*(?=\w+[,:)]))", r"\\\g<0>", part) for part in parts[::2]]
+    parts[::2] = [SIGN.sub(r"\\\g<0>", part) for part in parts[::2]]
     return "".join(parts)
 
 
