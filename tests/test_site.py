@@ -65,6 +65,11 @@ def test_links_out_of_the_docs_lead_to_pages_or_are_text(sources) -> None:
     assert turned("![picture](../benchmarks/results/x.png)") == "![picture](../benchmarks/results/x.png)"
 
 
+def test_pages_beside_the_readme_are_pages_of_the_site(sources) -> None:
+    text = sources.beside_readme("CONTRIBUTING.md")
+    assert text.startswith("# Contributing") and "](docs/" not in text and "](rules.md#write-your-own)" in text
+
+
 def test_names_of_rules_are_links_in_running_text_only(sources) -> None:
     text = "# `Sum`\n`Sum` or `UPGrad()`, [`Sum`](x), `Sums`\n```python\n`Sum`\n```\n"
     link = "{py:obj}`Sum <gradweight.rules.Sum>` or {py:obj}`UPGrad() <gradweight.rules.UPGrad>`"

@@ -4,13 +4,18 @@ The pages are Markdown that reads as well in the repository, where they link to 
 results and code. On the site the first is a page, and of a file that is none the name remains.
 """
 
+import functools
 import inspect
 import posixpath
 import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from gradweight import rules
 from gradweight.rules.claims import GROUPS
+
+ROOT = Path(__file__).parents[2]
 
 PAGES = {
     "../CHANGELOG.md": "changelog.md",
@@ -79,7 +84,19 @@ def marked(text: str) -> str:
     return text.replace("``", "`")
 
 
-WRITTEN = {"<!-- site: reference of the rules -->": reference, "<!-- site: papers of the rules -->": papers}
+def beside_readme(name: str) -> str:
+    """A page that lies at the root of the repository, with its links as a page of `docs` would have them."""
+    text = (ROOT / name).read_text()
+    return re.sub(r"(?<=\]\()(?!https?:|#)(?:docs/)?", lambda found: "" if found[0] else "../", text)
+
+
+WRITTEN: dict[str, Callable[[], str]] = {
+    "<!-- site: CHANGELOG.md -->": functools.partial(beside_readme, "CHANGELOG.md"),
+    "<!-- site: CONTRIBUTING.md -->": functools.partial(beside_readme, "CONTRIBUTING.md"),
+    "<!-- site: papers of the rules -->": papers,
+    "<!-- site: reference of the rules -->": reference,
+}
+"""What pages are made of when the site is built."""
 
 
 EXAMPLE = re.compile(r"(^[ ]*>>>(?:.*\S.*\n?)+)", flags=re.MULTILINE)
@@ -115,11 +132,11 @@ def linked(text: str) -> str:
 def read(_app: Any, docname: str, source: list[str]) -> None:
     """What Sphinx calls with the text of each page."""
     folder = posixpath.dirname(docname)
-    source[0] = linked(source[0])
-    source[0] = LINK.sub(lambda found: link(found, folder), source[0])
+    text = linked(source[0])
     for mark, write in WRITTEN.items():
-        if mark in source[0]:
-            source[0] = source[0].replace(mark, write())
+        if mark in text:
+            text = text.replace(mark, write())
+    source[0] = LINK.sub(lambda found: link(found, folder), text)
 
 
 def setup(app: Any) -> dict[str, bool]:
