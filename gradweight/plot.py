@@ -136,7 +136,8 @@ def conflicts(
             axes.text(j, i, text, ha="center", va="center", fontsize=9, color=colour)
     axes.set_xticks(range(len(names)), names, rotation=30, ha="right", rotation_mode="anchor")
     axes.set_yticks(range(len(names)), names)
-    axes.set_title(f"mean cosine, share of {len(steps)} steps in conflict", fontsize=10)
+    title = "mean cosine, {}share of {} steps in conflict".format("\n" if len(names) < 4 else "", len(steps))
+    axes.set_title(title, fontsize=10)
     figure.colorbar(image, ax=axes, shrink=0.8, label="mean cosine (below 0: conflict)")
     return _figure(figure)
 

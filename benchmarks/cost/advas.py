@@ -21,10 +21,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call
@@ -33,6 +29,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from benchmarks.cost.peak import peak_bytes
 from benchmarks.cost.timing import interleaved, quartiles_of_ratios
 from benchmarks.models import dcgan_discriminator, dcgan_generator, mlp
+from benchmarks.pictures import BLUE, GREEN, INK, PURPLE, RED, SKY, panels, picture, save
 from benchmarks.record import device_arguments, machine_record
 from gradweight import MultiObjectiveGradient
 from gradweight.gan import Vanilla, advas_penalty, advas_penalty_half_batches
@@ -220,37 +217,24 @@ def measure(cell: str, device: torch.device, rounds: int, seconds: float) -> dic
     }
 
 
+MARKS = ((INK, "o"), (RED, "D"), (BLUE, "^"), (SKY, "s"), (GREEN, "P"), (PURPLE, "v"))
+
+
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
     """Time against peak memory, both as ratios to the plain step, a point for each way."""
-    figure, axes = plt.subplots(1, len(results), figsize=(6 * len(results), 4), layout="constrained", squeeze=False)
-    for place, result in zip(axes.flat, results, strict=True):
-        points = [
-            (result["ratio_quartiles"][name][1], peak / result["peak_bytes"][PLAIN], name)
-            for name, peak in result["peak_bytes"].items()
-        ]
-        top, free = 1.1 * max(time for time, _, _ in points), 0.0
-        right = max(memory for _, memory, _ in points)
-        for time, memory, name in sorted(points):  # from below, each label clear of the last
-            colour = "black" if name == PLAIN else "#d55e00" if "by hand" in name else "#0072b2"
-            place.plot(memory, time, "o", color=colour)
-            free = max(time, free + 0.055 * top)
-            place.annotate(
-                name,
-                (memory, time),
-                xytext=(1.1 * right, free),
-                fontsize=8,
-                va="center",
-                color=colour,
-                arrowprops={"arrowstyle": "-", "color": colour, "lw": 0.5},
-            )
-        place.set_xlim(0, 2 * right)
-        place.set_ylim(0, top)
-        place.set_title(f"{result['title']}: plain step {result['plain_ms']:.3g} ms", fontsize=9)
-        place.set_xlabel("peak memory / plain step")
-        place.set_ylabel("time / plain step")
-        place.grid(alpha=0.3)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure, axes = panels(1, len(results), 4.0)
+    for place, result in zip(axes[0], results, strict=True):
+        for (name, peak), (colour, marker) in zip(result["peak_bytes"].items(), MARKS, strict=False):
+            memory, (low, time, high) = peak / result["peak_bytes"][PLAIN], result["ratio_quartiles"][name]
+            place.plot([memory, memory], [low, high], color=colour, lw=1.2)
+            place.plot(memory, time, marker, color=colour, ms=8, mew=0, label=name)
+        place.set(xlim=(0, None), ylim=(0, None))
+        place.set_title(f"{result['title']}\nplain step {result['plain_ms']:.3g} ms")
+        place.set(xlabel="peak memory / plain step", ylabel="time of a step / plain step")
+        place.margins(0.1)
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
+    save(figure, path)
 
 
 def main() -> None:

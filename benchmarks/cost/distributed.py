@@ -23,10 +23,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import distributed, multiprocessing
 
@@ -36,6 +32,7 @@ from benchmarks.cost.modes import EACH_BY_FSDP2, PLAIN, PROBLEMS, expected_bytes
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.wire import sent_bytes
 from benchmarks.folders import CITED, ROOT, add_output_arguments, output_folder
+from benchmarks.pictures import BLUE, GREY, INK, PAPER, RED, log_axis, panels, picture, save
 from benchmarks.record import machine_record
 from benchmarks.tables import markdown
 
@@ -119,44 +116,45 @@ def table(record: dict[str, Any]) -> str:
     return f"{markdown(header, rows)}\n\n{source}"
 
 
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """Above the times over DDP's, below the bytes with what the formula says."""
+    """A column for each network: above the times over DDP's, below what is sent, with what the formula says."""
     names = list(results[0]["ratio_quartiles"])
-    figure, axes = plt.subplots(
-        2, len(results), figsize=(3.2 + 2.9 * len(results), 6), layout="constrained", squeeze=False, sharey="row"
-    )
-    for (above, below), r in zip(axes.T, results, strict=True):
-        for i, name in enumerate(names):
-            colour = "#0072b2" if name.startswith("gradweight") else "#777777"
-            low, median, high = r["ratio_quartiles"][name]
-            error = [[median - low], [high - median]]
-            above.errorbar(median, i, xerr=error, fmt="o", color=colour, ms=5, lw=1)
-            above.text(median, i - 0.22, f"{median:.2f}", ha="center", va="bottom", fontsize=7)
+    networks = list(dict.fromkeys(r["problem"] for r in results))
+    figure, axes = panels(2, len(networks), 2.2 + 0.6 * len(names), sharey=True)
+    for (above, below), network in zip(axes.T, networks, strict=True):
+        some = [r for r in results if r["problem"] == network]
+        for k, r in enumerate(some):  # one number of losses under the other
+            shift = 0.5 * ((k + 0.5) / len(some) - 0.5)
             unit = 4 * r["parameters"] * (r["processes"] - 1) / r["processes"]
-            if r["bytes_sent"][name] is not None:
-                below.barh(i, r["bytes_sent"][name] / unit, color=colour, height=0.6)
-            if r["bytes_expected"][name] is not None:
-                below.plot([r["bytes_expected"][name] / unit] * 2, [i - 0.4, i + 0.4], color="#d55e00", lw=2)
-        above.axvline(1, color="black", lw=0.8)
-        above.set_xscale("log", base=2)
-        ticks = [0.5, 1, 2, 4, 8, 16, 32]
-        above.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=7)
-        above.minorticks_off()
-        quartiles = [q for some in r["ratio_quartiles"].values() for q in some]
-        above.set_xlim(0.8 * min(quartiles), 1.3 * max(quartiles))
-        above.set_title(
-            f"{r['title']}: {r['parameters'] / 1e6:.2g} M\nm = {r['losses']}, n = {r['processes']}", fontsize=9
-        )
-        above.set_xlabel("time / DDP on the summed loss", fontsize=8)
-        below.set_xlabel("sent, in gradients k (n - 1)/n", fontsize=8)
-        below.tick_params(labelsize=7)
-    for place in axes[:, 0]:
-        place.set_yticks(range(len(names)), names, fontsize=7)
-        place.invert_yaxis()
-    axes[0, 0].set_ylim(len(names) - 0.5, -0.9)
-    figure.suptitle("blue: gradweight. Below, orange: what the formula says", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            for i, name in enumerate(names):
+                look = {"color": BLUE if name.startswith("gradweight") else GREY}
+                look |= {"marker": "os^D"[k], "mfc": None if k == 0 else PAPER, "ms": 6}
+                low, median, high = r["ratio_quartiles"][name]
+                above.plot([low, high], [i + shift] * 2, color=look["color"], lw=1.2)
+                above.plot(median, i + shift, **look)
+                if r["bytes_sent"][name] is not None:
+                    below.plot(r["bytes_sent"][name] / unit, i + shift, **look)
+                if r["bytes_expected"][name] is not None:
+                    edges = [i + shift - 0.22, i + shift + 0.22]
+                    below.plot([r["bytes_expected"][name] / unit] * 2, edges, color=RED, lw=1.5, zorder=1)
+        above.set_title(f"{some[0]['title']}: {some[0]['parameters'] / 1e6:.2g} M parameters")
+        quartiles = [q for r in some for each in r["ratio_quartiles"].values() for q in each]
+        above.set_xlim(0.85 * min(quartiles), 1.15 * max(quartiles))
+        above.axvline(1, color=INK, lw=0.8)
+        log_axis(above, "x", "time / DDP, summed loss", [0.5, 1, 1.5, 2, 3, 4, 6, 8, 12, 16, 24])
+        below.set(xlabel="gradients sent, of k (n - 1) / n numbers", xlim=(0, None))
+    for axis in axes[:, 0]:
+        axis.set_yticks(range(len(names)), [name.replace(", added up", ",\nadded up") for name in names])
+        axis.set_ylim(len(names) - 0.5, -0.5)
+    key = axes[0, 0]
+    for k, m in enumerate(dict.fromkeys(r["losses"] for r in results)):
+        key.plot([], [], "os^D"[k], color=GREY, mfc=None if k == 0 else PAPER, ms=6, label=f"{m} losses")
+    key.plot([], [], color=BLUE, lw=4, label="gradweight")
+    key.plot([], [], color=GREY, lw=4, label="summed, or each loss by itself")
+    key.plot([], [], "|", color=RED, ms=9, mew=1.5, label="sent, by the formula")
+    figure.legend(*key.get_legend_handles_labels(), loc="outside upper center", ncols=5, columnspacing=1.2)
+    save(figure, path)
 
 
 def work(rank: int, arguments: argparse.Namespace, rendezvous: str | None) -> None:

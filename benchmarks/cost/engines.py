@@ -22,10 +22,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 
@@ -37,13 +33,14 @@ from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, started
 from benchmarks.models import mlp
+from benchmarks.pictures import BLUE, GREEN, INK, RED, SKY, log_axis, panels, picture, save
 from benchmarks.record import device_arguments, write_results
 from gradweight.rules import UPGrad
 
 ENGINES = {
-    "rows": ("autograd", "#0072b2"),
-    "batched": ("batched", "#56b4e9"),
-    "without rows": ("gram", "#009e73"),
+    "rows": ("autograd", BLUE),
+    "batched": ("batched", SKY),
+    "without rows": ("gram", GREEN),
 }
 PEER = "TorchJD autogram"
 
@@ -99,27 +96,30 @@ def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: fl
     return {"problem": problem, "m": m, **beside_plain(times, PLAIN), "memory_beyond": beyond, "failed": failed}
 
 
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = plt.subplots(2, len(PROBLEMS), figsize=(10, 7), sharex=True, layout="constrained")
-    colours = {name: colour for name, (_, colour) in ENGINES.items()} | {PEER: "#d55e00"}
+    """A column for each problem: time above, memory below, a line for each engine."""
+    figure, axes = panels(2, len(PROBLEMS), 6.4, sharex="col")
+    colours = {name: colour for name, (_, colour) in ENGINES.items()} | {PEER: RED}
     for column, problem in enumerate(PROBLEMS):
+        above, below = axes[:, column]
         rows = [r for r in results if r["problem"] == problem]
+        ms = [r["m"] for r in rows]
         for name, colour in colours.items():
             some = [r for r in rows if name in r["ratio_quartiles"]]
-            ms = [r["m"] for r in some]
             style = {"color": colour, "ms": 4, "label": name}
-            axes[0, column].plot(ms, [r["ratio_quartiles"][name][1] for r in some], "o-", **style)
-            axes[1, column].plot(ms, [r["memory_beyond"][name] for r in some], "o-", **style)
-        axes[0, column].set(title=problem, xscale="log", yscale="log")
-        axes[1, column].set(xlabel="losses m", yscale="symlog")
-        for axis in axes[:, column]:
-            axis.set_xticks([r["m"] for r in rows], [str(r["m"]) for r in rows])
-            axis.minorticks_off()
-    axes[0, 0].set_ylabel("time of a step / plain step")
-    axes[1, 0].set_ylabel("memory beyond the plain step / parameters")
-    axes[0, 0].legend(fontsize=8)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            above.plot([r["m"] for r in some], [r["ratio_quartiles"][name][1] for r in some], "o-", **style)
+            below.plot([r["m"] for r in some], [r["memory_beyond"][name] for r in some], "o-", **style)
+        above.set_title({"heads": "m heads on one trunk", "samples": "one loss for each of m samples"}[problem])
+        above.axhline(1, color=INK, lw=0.8)
+        log_axis(above, "y", "", (0.5, 1, 2, 4, 8, 16, 32, 64, 128))
+        below.set_yscale("symlog", linthresh=1)
+        below.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
+        log_axis(below, "x", "losses m", ms)
+    axes[0, 0].set_ylabel("time of a step / plain step (log scale)")
+    axes[1, 0].set_ylabel("memory beyond the plain step /\nsize of the parameters (log scale from 1 on)")
+    figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside upper center", ncols=4)
+    save(figure, path)
 
 
 def main() -> None:

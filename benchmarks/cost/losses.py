@@ -23,10 +23,6 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor, nn
 
@@ -36,6 +32,7 @@ from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, ours, plain, started
 from benchmarks.models import mlp
+from benchmarks.pictures import BLUE, GREEN, INK, ORANGE, RED, SKY, log_axis, name_ends, panels, picture, save
 from benchmarks.record import device_arguments, write_results
 from gradweight.linalg.host_access import call_with_numpy, is_host_readable
 from gradweight.rule import Rule, faster_on_numpy_from
@@ -134,48 +131,43 @@ def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: fl
 
 
 STYLES = {
-    "gradweight Sum": ("#56b4e9", "ours, Sum"),
-    "gradweight AngleBisector": ("#0072b2", "ours"),
-    "gradweight AngleBisector, shared=": ("#009e73", "ours, shared="),
-    "TorchJD IMTLG, sequential": ("#e69f00", "TorchJD, sequential"),
-    "TorchJD IMTLG, batched": ("#d55e00", "TorchJD, batched"),
+    "gradweight Sum": (SKY, "gradweight, Sum"),
+    "gradweight AngleBisector": (BLUE, "gradweight"),
+    "gradweight AngleBisector, shared=": (GREEN, "gradweight, shared="),
+    "TorchJD IMTLG, sequential": (ORANGE, "TorchJD, sequential"),
+    "TorchJD IMTLG, batched": (RED, "TorchJD, batched"),
 }
 
 
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for place, problem in zip(axes, PROBLEMS, strict=True):
+    """A panel for each problem, a line for each way, its name at its end."""
+    figure, axes = panels(1, 2, 3.8, sharey=True)
+    for place, problem in zip(axes[0], PROBLEMS, strict=True):
         rows = [r for r in results if r["problem"] == problem]
-        ends = []
+        ms, ends = [r["m"] for r in rows], []
         for name, (colour, label) in STYLES.items():
             points = [(r["m"], *r["ratio_quartiles"][name]) for r in rows if name in r["ratio_quartiles"]]
-            if not points:
-                continue
-            ms, low, median, high = zip(*points, strict=True)
-            place.plot(ms, median, "o-", color=colour, ms=4)
-            place.fill_between(ms, low, high, color=colour, alpha=0.15, lw=0)
-            ends.append((median[-1], ms[-1], label, colour))
-        lowest = 0.0
-        for y, x, label, colour in sorted(ends):  # from below, each label clear of the last
-            lowest = max(y, lowest * 1.13)
-            place.annotate(label, (x, lowest), textcoords="offset points", xytext=(7, -3), color=colour, fontsize=8)
+            if points:
+                x, low, median, high = zip(*points, strict=True)
+                place.plot(x, median, "o-", color=colour, ms=4)
+                place.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+                ends.append((label, median[-1], colour))
         if problem == "shared trunk" and rows:
-            ms = [r["m"] for r in rows]
-            place.plot(ms, [(1 + 2 * m) / 3 for m in ms], color="black", lw=0.8, ls="--")
-            place.annotate("(1 + 2 m) / 3", (ms[0], 1), textcoords="offset points", xytext=(0, -12), fontsize=8)
-        place.axhline(1, color="black", lw=0.8)
-        place.set_xscale("log", base=2)
-        place.set_yscale("log", base=2)
-        place.set_xlim(None, 5 * max((r["m"] for r in rows), default=1))
-        ticks = [r["m"] for r in rows]
-        place.set_xticks(ticks, [str(m) for m in ticks])
-        place.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
-        place.minorticks_off()
-        place.set_title(problem)
-        place.set_xlabel("losses m")
-    axes[0].set_ylabel("time of a step / plain step on the summed loss")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            bound = [(1 + 2 * m) / 3 for m in ms]
+            place.plot(ms, bound, color=INK, lw=1, ls="--", zorder=1)
+            place.plot([], [], color=INK, lw=1, ls="--", label="m backward passes\ninstead of one: (1 + 2 m) / 3")
+            place.legend(loc="upper left")
+        place.axhline(1, color=INK, lw=0.8)
+        place.set_title(
+            f"{problem}: one forward pass, m heads" if problem == "shared trunk" else f"{problem}: m batches"
+        )
+        place.set_ylim(0.85, 48)
+        log_axis(place, "x", "losses m", ms)
+        log_axis(place, "y", "", (1, 2, 4, 8, 16, 32))
+        name_ends(place, ends)
+    axes[0, 0].set_ylabel("time of a step / plain step (log scale)")
+    save(figure, path)
 
 
 def main() -> None:

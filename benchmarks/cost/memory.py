@@ -20,10 +20,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -32,6 +28,7 @@ from benchmarks.cost.cells import CELLS, Cell, cells_to_run, print_failed
 from benchmarks.cost.peak import peak_bytes
 from benchmarks.cost.problem import Problem
 from benchmarks.cost.variants import PLAIN, plain, variants
+from benchmarks.pictures import BLUE, GREY, INK, LINE, ORANGE, RED, SKY, panels, picture, save
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 
 
@@ -83,36 +80,46 @@ def measure(name: str, device: torch.device, parts: str) -> dict[str, Any]:
     }
 
 
+SHOWN = {
+    "gradweight AngleBisector, in place": ("gradweight, in place", BLUE, "o"),
+    "gradweight AngleBisector": ("gradweight, kept for accumulation", SKY, "s"),
+    "TorchJD UPGrad, sequential, Gramian path": ("TorchJD, UPGrad", ORANGE, "^"),
+    "TorchJD ConFIG, sequential": ("TorchJD, ConFIG", RED, "v"),
+    "conflictfree ConFIG": ("conflictfree, ConFIG", GREY, "D"),
+}
+
+
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A line for each cell: how many times the parameters each variant holds beyond the plain step."""
-    shown = {
-        "gradweight AngleBisector, in place": ("ours, in place", "#0072b2", "o"),
-        "gradweight AngleBisector": ("ours, kept for accumulation", "#56b4e9", "s"),
-        "TorchJD UPGrad, sequential, Gramian path": ("TorchJD UPGrad, sequential", "#e69f00", "^"),
-        "TorchJD ConFIG, sequential": ("TorchJD ConFIG, sequential", "#d55e00", "v"),
-        "conflictfree ConFIG": ("conflictfree", "#777777", "D"),
-    }
-    figure, axes = plt.subplots(figsize=(9, 0.6 * len(results) + 1.6), layout="constrained")
-    for i, result in enumerate(results):
+    """A row for each cell: how many times the parameters each variant holds beyond the plain step."""
+    figure, axes = panels(1, 1, 1.4 + 0.55 * len(results))
+    axis = axes[0, 0]
+    for row, result in enumerate(results):
         for floor in (result["floor_in_place"], result["floor_kept"]):
-            axes.plot([floor, floor], [i - 0.35, i + 0.35], color="black", lw=1.2)
-        for variant, (_, colour, marker) in shown.items():
-            if variant in result["extra_in_parameters"]:
-                axes.plot(result["extra_in_parameters"][variant], i, marker, color=colour, ms=7, alpha=0.85)
-    for label, colour, marker in shown.values():
-        axes.plot([], [], marker, color=colour, label=label)
-    axes.plot([], [], color="black", lw=1.2, label="floors: m - 1 in place, m kept")
-    axes.set_yticks(range(len(results)), [f"{r['title']} (m = {r['losses']})" for r in results], fontsize=8)
-    axes.invert_yaxis()
-    axes.set_xscale("symlog", linthresh=5)
-    axes.set_xlim(-0.5, 1.4 * max(5, *(x for r in results for x in r["extra_in_parameters"].values())))
-    axes.set_xticks([0, 1, 2, 3, 4, 5, 10, 20, 50, 100], ["0", "1", "2", "3", "4", "5", "10", "20", "50", "100"])
-    axes.minorticks_off()
-    axes.grid(axis="x", alpha=0.3)
-    axes.set_xlabel("peak memory beyond the plain step / size of the parameters")
-    figure.legend(fontsize=8, loc="outside right upper")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+            axis.plot([floor, floor], [row - 0.4, row + 0.4], color=INK, lw=1.2)
+        names = [name for name in SHOWN if name in result["extra_in_parameters"]]
+        for i, name in enumerate(names):  # one under the other, so that none hides another
+            y = row + 0.6 * ((i + 0.5) / len(names) - 0.5)
+            axis.plot(result["extra_in_parameters"][name], y, SHOWN[name][2], color=SHOWN[name][1], ms=6.5, mew=0)
+        if row:
+            axis.axhline(row - 0.5, color=LINE, lw=0.8)
+    for label, colour, marker in SHOWN.values():
+        axis.plot([], [], marker, color=colour, ms=6.5, mew=0, label=label)
+    axis.plot([], [], color=INK, lw=1.2, label="floors: m - 1 in place, m kept")
+    titles = [r["title"].replace(", batch", ",\nbatch", 1).replace(", three", ",\nthree") for r in results]
+    axis.set_yticks(range(len(results)), [f"{t} (m = {r['losses']})" for t, r in zip(titles, results, strict=True)])
+    axis.tick_params(axis="y", length=0)
+    axis.grid(False, axis="y")
+    axis.set_ylim(len(results) - 0.5, -0.5)
+    axis.set_xscale("symlog", linthresh=5)
+    axis.set_xlim(-0.5, 1.4 * max(5, *(x for r in results for x in r["extra_in_parameters"].values())))
+    high = axis.get_xlim()[1]
+    axis.set_xticks([x for x in (0, 1, 2, 3, 4, 5, 10, 20, 50, 100, 200) if x < high])
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x:g}")
+    axis.minorticks_off()
+    axis.set_xlabel("peak memory beyond the plain step / size of the parameters (log scale from 5 on)")
+    figure.legend(loc="outside upper center", ncols=3)
+    save(figure, path)
 
 
 def main() -> None:

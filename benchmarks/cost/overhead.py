@@ -25,16 +25,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from benchmarks.cost.counting import count
 from benchmarks.cost.timing import interleaved, quartiles
+from benchmarks.pictures import BLUE, INK, log_axis, name_ends, panels, picture, save
 from benchmarks.record import device_arguments, machine_record
 from gradweight.distributed.sums import ReplicatedSums
 from gradweight.gradients.accumulation import AccumulatedGradients
@@ -127,47 +124,45 @@ def measure(k: int, m: int, tensors: int, device: torch.device, rounds: int, sec
     }
 
 
+LINES = ("#08306b", "#2171b5", "#009e73", "#b87a00", "#d55e00")
+"""From the fewest losses to the most, each dark enough for a line on a light page."""
+
+
+@picture()
 def draw(results: list[dict[str, Any]], launches: list[dict[str, Any]], path: Path) -> None:
     """Left: share of the copy's bandwidth over k, a line for each m. Right: time over the number of tensors."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    sizes = sorted({r["m"] for r in results})
-    ends = []
-    for m, colour in zip(sizes, plt.cm.viridis([0.0, 0.3, 0.55, 0.8, 0.95]), strict=False):
+    figure, axes = panels(1, 2, 3.8, width_ratios=[1.3, 1])
+    left, right = axes[0]
+    ends, ks = [], sorted({r["k"] for r in results})
+    for m, colour in zip(sorted({r["m"] for r in results}), LINES, strict=False):
         rows = sorted((r for r in results if r["m"] == m), key=lambda r: r["k"])
-        ks = [r["k"] for r in rows]
         low, median, high = zip(*(r["share_quartiles"] for r in rows), strict=True)
-        left.plot(ks, median, "o-", color=colour, ms=4)
-        left.fill_between(ks, low, high, color=colour, alpha=0.15, lw=0)
-        ends.append((min(median[-1], 1.2), ks[-1], f"m = {m}", colour))
-    free = -1.0
-    for y, x, label, colour in sorted(ends):  # from below, each label clear of the last
-        free = max(y, free + 0.06)
-        left.annotate(label, (x, free), textcoords="offset points", xytext=(7, -3), color=colour, fontsize=8)
-    left.axhline(0.7, color="black", lw=0.8, ls="--")
-    left.text(min(r["k"] for r in results), 0.72, "target for k >= 25 M", fontsize=8)
-    left.set_xscale("log")
-    left.set_xlim(None, 6 * max(r["k"] for r in results))
-    left.set_ylim(0, 1.3)
-    left.set_xlabel("parameters k")
-    left.set_ylabel("bandwidth of the combination / of a plain copy")
-    right.plot([r["tensors"] for r in launches], [r["combination_ms"] for r in launches], "o-", color="#0072b2")
+        x = [r["k"] for r in rows]
+        left.plot(x, median, "o-", color=colour, ms=4)
+        left.fill_between(x, low, high, color=colour, alpha=0.15, lw=0)
+        if x[-1] < ks[-1]:  # to where its name stands
+            left.plot([x[-1], 1.5 * ks[-1]], [median[-1]] * 2, color=colour, lw=0.7, ls=":")
+        ends.append((f"{m} losses", median[-1], colour))
+    left.axhline(0.7, color=INK, lw=0.8, ls="--")
+    left.text(ks[0], 0.72, "target from 25 M parameters on")
+    left.set(xlim=(0.6 * ks[0], 1.5 * ks[-1]), ylim=(0, 1.05 * max(1.0, *(r["share_quartiles"][1] for r in results))))
+    left.set(ylabel="bandwidth of the combination / of a plain copy", title="Bandwidth, by size")
+    names = {1e4: "10 k", 1e5: "100 k", 1e6: "1 M", 1e7: "10 M", 1e8: "100 M", 1e9: "1 G"}
+    log_axis(left, "x", "parameters k", names, names.__getitem__)
+    name_ends(left, ends)
+
+    times = [r["combination_ms"] for r in launches]
+    right.plot([r["tensors"] for r in launches], times, "o-", color=BLUE)
     for r in (r for r in launches if "launches" in r):
-        right.annotate(
-            f"{r['launches']} operators",
-            (r["tensors"], r["combination_ms"]),
-            textcoords="offset points",
-            xytext=(-4, 7),
-            ha="right",
-            fontsize=8,
-        )
-    right.set_xscale("log")
-    right.set_yscale("log")
-    right.margins(y=0.12)
-    right.set_xlim(0.1, None)
-    right.set_xlabel("tensors that a million parameters lie in (m = 2)")
-    right.set_ylabel("combination (ms)")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        last = r is launches[-1]  # no room to its right
+        place = {"xytext": (-9, 3), "ha": "right"} if last else {"xytext": (6, -12), "ha": "left"}
+        at = (r["tensors"], r["combination_ms"])
+        right.annotate(f"{r['launches']:,} operators", at, textcoords="offset points", **place)
+    if launches:
+        right.set(xlim=(0.4, 2500), ylim=(0.7 * min(times), 3 * max(times)), title="A million parameters, two losses")
+        log_axis(right, "x", "tensors that they lie in", (1, 10, 100, 1000))
+        log_axis(right, "y", "time of the combination, ms", (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50))
+    save(figure, path)
 
 
 def main() -> None:

@@ -19,16 +19,13 @@ import warnings
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
 
 from benchmarks.cost.cells import CELLS, cells_to_run, print_failed
 from benchmarks.cost.problem import Problem
 from benchmarks.cost.timing import beside_plain, interleaved
 from benchmarks.cost.variants import PLAIN, started, variants
+from benchmarks.pictures import BLUE, GREEN, GREY, INK, LINE, ORANGE, PURPLE, RED, SKY, log_axis, panels, picture, save
 from benchmarks.record import device_arguments, keep_by_cell, machine_record
 
 
@@ -50,40 +47,58 @@ def measure(name: str, device: torch.device, rounds: int, seconds: float, compil
     }
 
 
-COLOURS = {"gradweight": "#0072b2", "LossBalancer": "#56b4e9", "TorchJD": "#e69f00", "conflictfree": "#d55e00"}
+SHOWN = {
+    "gradweight AngleBisector, in place": ("gradweight, AngleBisector", BLUE, "o"),
+    "gradweight UPGrad, in place": ("gradweight, UPGrad", SKY, "s"),
+    "gradweight UPGrad, shared=": ("gradweight, UPGrad, shared=", GREEN, "P"),
+    "TorchJD UPGrad, sequential, Gramian path": ("TorchJD, UPGrad", ORANGE, "^"),
+    "TorchJD UPGrad, autogram": ("TorchJD, UPGrad, autogram", PURPLE, "v"),
+    "conflictfree ConFIG": ("conflictfree, ConFIG", RED, "D"),
+}
+"""What the picture shows, of all that is measured: label, colour, mark."""
+
+FASTER = {
+    "summed loss, captured": ("summed loss, one CUDA graph", GREY, "o"),
+    "gradweight AngleBisector, in place, captured": ("gradweight, one CUDA graph", BLUE, "*"),
+}
+TICKS = (0.125, 0.25, 0.5, 1, 1.5, 2, 3, 4, 6, 8, 12)
 
 
+@picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A panel for each cell, a bar for each variant, the plain step as the line at 1."""
-    columns = min(2, len(results))
-    rows = -(-len(results) // columns)
-    tallest = max(len(result["ratio_quartiles"]) for result in results)
-    size = (7.5 * columns, (0.9 + 0.21 * tallest) * rows)
-    figure, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", squeeze=False)
-    for place in axes.flat[len(results) :]:
-        place.axis("off")
-    for place, result in zip(axes.flat, results, strict=False):
-        ratios = {name: q for name, q in result["ratio_quartiles"].items() if name != PLAIN}
-        for i, (name, (low, median, high)) in enumerate(ratios.items()):
-            colour = next((c for start, c in COLOURS.items() if name.startswith(start)), "#777777")
-            place.barh(
-                i, median - 1, left=1, xerr=[[median - low], [high - median]], color=colour, error_kw={"lw": 0.8}
-            )
-            place.text(max(high, 1) * 1.02, i, f"{median:.2f}", va="center", fontsize=7)
-        place.axvline(1, color="black", lw=0.8)
-        place.set_yticks(range(len(ratios)), list(ratios), fontsize=7)
-        place.invert_yaxis()
-        place.set_xscale("log", base=2)
-        highest = max(high for _, _, high in ratios.values())
-        lowest = 0.95 * min(0.9, *(low for low, _, _ in ratios.values()))
-        place.set_xlim(lowest, highest * 1.3)
-        ticks = [t for t in (0.5, 0.7, 1, 1.5, 2, 3, 4, 6, 8, 12, 16) if lowest <= t <= highest]
-        place.set_xticks(ticks, [f"{t:g}" for t in ticks], fontsize=7)
-        place.minorticks_off()
-        place.set_title(f"{result['title']}: plain step {result['plain_ms']:.3g} ms ({result['device']})", fontsize=9)
-    figure.supxlabel("time of a step / plain step on the summed loss (median, quartiles)", fontsize=9)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    """A row for each cell, a mark for each of the variants that one would choose from; the plain step is the line at 1.
+
+    All variants are in the table; a step captured as a CUDA graph is beside itself, faster than the plain step.
+    """
+    shown = SHOWN | (FASTER if any(name in r["ratio_quartiles"] for r in results for name in FASTER) else {})
+    figure, axes = panels(1, 1, 1.3 + 0.62 * len(results))
+    axis = axes[0, 0]
+    drawn = [[name for name in shown if name in result["ratio_quartiles"]] for result in results]
+    for row, (result, names) in enumerate(zip(results, drawn, strict=True)):
+        for i, name in enumerate(names):
+            low, median, high = result["ratio_quartiles"][name]
+            y = row + 0.7 * ((i + 0.5) / len(names) - 0.5)
+            axis.plot([low, high], [y, y], color=shown[name][1], lw=1.2)
+            axis.plot(median, y, shown[name][2], color=shown[name][1], ms=6.5, mew=0)
+        if row:
+            axis.axhline(row - 0.5, color=LINE, lw=0.8)
+    for name, (label, colour, mark) in shown.items():
+        if any(name in names for names in drawn):
+            axis.plot([], [], mark, color=colour, ms=6.5, mew=0, label=label)
+    axis.axvline(1, color=INK, lw=1)
+    titles = [r["title"].replace(", batch", ",\nbatch", 1).replace(", three", ",\nthree") for r in results]
+    labels = [f"{title}: {r['plain_ms']:.3g} ms" for title, r in zip(titles, results, strict=True)]
+    axis.set_yticks(range(len(results)), labels)
+    axis.tick_params(axis="y", length=0)
+    axis.grid(False, axis="y")
+    axis.set_ylim(len(results) - 0.5, -0.5)
+    highest = max((r["ratio_quartiles"][name][2] for r, names in zip(results, drawn, strict=True) for name in names))
+    lowest = min((r["ratio_quartiles"][name][0] for r, names in zip(results, drawn, strict=True) for name in names))
+    axis.set_xlim(0.94 * min(lowest, 1), 1.08 * max(highest, 1.5))
+    device = results[0]["device"].replace("cuda", "GPU").replace("cpu", "CPU")
+    log_axis(axis, "x", f"time of a step / plain step on the summed loss, {device}: median and quartiles", TICKS)
+    figure.legend(loc="outside upper center", ncols=3)
+    save(figure, path)
 
 
 def main() -> None:

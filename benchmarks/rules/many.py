@@ -8,15 +8,12 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from benchmarks.cost.timing import interleaved
+from benchmarks.pictures import BLUE, ORANGE, RED, log_axis, panels, picture, save
 from benchmarks.record import machine_record
 from benchmarks.rules.calls import peers, write
 from gradweight.linalg.host_access import call_with_numpy
@@ -26,7 +23,7 @@ from gradweight.rules.claims import CLAIMS, NAMES, Claims
 __all__ = ["MANY", "run_many"]
 
 MANY = (2, 4, 8, 16, 32, 64, 128, 256)
-COLOURS = {"gradweight": "#c0392b", "TorchJD": "black", "conflictfree": "#1f5fa8"}
+COLOURS = {"gradweight": BLUE, "TorchJD": ORANGE, "conflictfree": RED}
 
 
 def run_many(rounds: int, seconds: float, only: set[str], sizes: tuple[int, ...], out: Path) -> None:
@@ -99,29 +96,36 @@ def many_table(results: list[dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+@picture()
 def draw_many(results: list[dict[str, Any]], out: Path) -> None:
+    """A panel for each rule that a peer has too, and one for the range of all others."""
     with_peers = dict.fromkeys(r["rule"] for r in results if r["kind"] != "gradweight")
-    others = [rule for rule in dict.fromkeys(r["rule"] for r in results) if rule not in with_peers]
-    panels = [*with_peers, "the others"]
-    columns = 4
-    height = -(-len(panels) // columns)
-    figure, grid = plt.subplots(height, columns, figsize=(13, 2.7 * height), sharex=True, sharey=True, squeeze=False)
-    for axes, panel in zip(grid.flat, panels, strict=False):
-        for rule in others if panel == "the others" else [panel]:
-            for kind, colour in COLOURS.items():
-                points = sorted((r["m"], r["milliseconds"]) for r in results if (r["rule"], r["kind"]) == (rule, kind))
-                if points:
-                    axes.loglog(*zip(*points, strict=True), "o-", color=colour, ms=3, lw=1, label=kind)
-        axes.set_title(panel, fontsize=9)
-        axes.grid(alpha=0.3)
-        axes.set_xticks(MANY, list(map(str, MANY)), minor=False)
-    for axes in list(grid.flat)[len(panels) :]:
+    titles = [*with_peers, "others"]
+    height = -(-len(titles) // 3)
+    figure, grid = panels(height, 3, 0.8 + 1.45 * height, sharex=True, sharey=True)
+    for axes, rule in zip(grid.flat, with_peers, strict=False):
+        for kind, colour in COLOURS.items():
+            points = sorted((r["m"], r["milliseconds"]) for r in results if (r["rule"], r["kind"]) == (rule, kind))
+            if points:
+                axes.plot(*zip(*points, strict=True), "o-", color=colour, ms=3.5, label=kind)
+    others = [r for r in results if r["rule"] not in with_peers]
+    axes = grid.flat[len(with_peers)]
+    if others:
+        ms = sorted({r["m"] for r in others})
+        times = [[r["milliseconds"] for r in others if r["m"] == m] for m in ms]
+        axes.fill_between(ms, [min(t) for t in times], [max(t) for t in times], color=BLUE, alpha=0.2, lw=0)
+        axes.plot(ms, [statistics.median(t) for t in times], color=BLUE)
+    shown = sorted({r["m"] for r in results})
+    for axes, title in zip(grid.flat, titles, strict=False):
+        number = len({r["rule"] for r in others})
+        axes.set_title(f"{number} other rules: median, range" if title == "others" else title)
+        log_axis(axes, "x", "", [m for m in shown if m in (2, 8, 32, 128) or len(shown) < 5])
+        log_axis(axes, "y", "", (0.001, 0.1, 10, 1000))
+        axes.tick_params(labelbottom=True)
+    for axes in list(grid.flat)[len(titles) :]:
         axes.axis("off")
     handles = {label: h for axes in grid.flat for h, label in zip(*axes.get_legend_handles_labels(), strict=True)}
-    figure.legend(handles.values(), handles, loc="upper right", fontsize=8)
-    figure.supxlabel("losses", fontsize=9)
-    figure.supylabel("ms of one call, median", fontsize=9)
-    figure.suptitle("Time of one call by the number of losses, CPU, float32", fontsize=10)
-    figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(out / "many.png", dpi=110)
-    plt.close(figure)
+    figure.legend(handles.values(), handles, loc="outside upper right", ncols=3)
+    figure.supxlabel("number of losses (log scale)")
+    figure.supylabel("time of one call on one CPU thread, ms (log scale)")
+    save(figure, out / "many.png")

@@ -6,13 +6,10 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 from tqdm import tqdm
 
+from benchmarks.pictures import BLUE, INK, RED, panels, picture, save
 from benchmarks.record import machine_record
 from benchmarks.rules.calls import caller, statistics_of, takes, write
 from gradweight.rule import CoordinateRule
@@ -20,7 +17,6 @@ from gradweight.rules.claims import CLAIMS, Claims
 
 __all__ = ["run_toy"]
 
-CURVE = "#c0392b"
 STARTS = np.array([[-8.5, 7.5], [-8.5, 5.0], [0.0, 0.0], [9.0, 9.0], [10.0, -8.0]])
 SCALES = np.array([0.1, 1.0])
 LEARNING_RATE = 0.02
@@ -105,34 +101,45 @@ def run_toy(steps: int, out: Path) -> None:
             "seconds": round(time.perf_counter() - began, 1),
         }
     write(out, "toy", record)
-    draw_toy(paths, record["rules"], out)
+    keep_paths(paths, out)
+    draw_toy(record["rules"], out)
+
+
+def keep_paths(paths: dict[str, list[np.ndarray]], out: Path) -> None:
+    """Every twentieth point and the last, for the picture, in half precision, which is a hundredth of a unit."""
+    thinned = {name: [np.vstack([path[:-1:20], path[-1:]]) for path in some] for name, some in paths.items()}
+    np.savez_compressed(out / "toy.npz", **{name: np.array(some, np.float16) for name, some in thinned.items()})
 
 
 def _listed(claims: Claims, others: tuple[Claims, ...]) -> bool:
     return any(claims.rule == other.rule for other in others)
 
 
-def draw_toy(paths: dict[str, list[np.ndarray]], found: dict[str, Any], out: Path) -> None:
-    xs, ys = np.linspace(-11, 11, 121), np.linspace(-11, 11, 121)
-    total = np.array([[(objectives(x, y)[0] / SCALES).sum() for x in xs] for y in ys])
-    columns = 7
+@picture()
+def draw_toy(found: dict[str, Any], out: Path) -> None:
+    """A panel for each rule, from ``toy.npz``: its paths over the sum of the two objectives, unscaled."""
+    with np.load(out / "toy.npz") as kept:
+        paths = dict(kept)
+    xs = np.linspace(-11, 11, 121)
+    total = np.array([[(objectives(x, y)[0] / SCALES).sum() for x in xs] for y in xs])
+    columns = 5
     rows = -(-len(paths) // columns)
-    figure, grid = plt.subplots(rows, columns, figsize=(2.1 * columns, 2.25 * rows), sharex=True, sharey=True)
+    figure, grid = panels(rows, columns, 0.6 + 1.62 * rows, sharex=True, sharey=True)
     for axes in grid.flat[len(paths) :]:
         axes.axis("off")
     for axes, (name, some) in zip(grid.flat, paths.items(), strict=False):
-        axes.contourf(xs, ys, total, levels=25, cmap="Greys", alpha=0.6)
-        axes.plot([-7, 7], [-8.3, -8.3], color="black", lw=2.5, solid_capstyle="round")
-        for path in some:
-            axes.plot(path[::10, 0], path[::10, 1], color=CURVE, lw=1)
-            axes.plot(*path[0], "o", color="black", ms=3)
-            axes.plot(*path[-1], "*", color="#1f5fa8", ms=7)
-        axes.set_title(f"{name}\n{found[name]['on_the_front']} of {len(some)} on the front", fontsize=7)
-        axes.set(xlim=(-11, 11), ylim=(-11, 11), xticks=[], yticks=[])
-    figure.suptitle(
-        "Two objectives, one ten times smaller: dots start, stars end, the thick line is the Pareto front (Adam)",
-        fontsize=10,
-    )
-    figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(out / "toy.png", dpi=110)
-    plt.close(figure)
+        axes.contourf(xs, xs, total, levels=25, cmap="Greys", alpha=0.45)
+        axes.plot([-7, 7], [-8.3, -8.3], color=INK, lw=3, solid_capstyle="round")
+        for path in some.astype(float):
+            axes.plot(*path.T, color=BLUE, lw=1.3)
+            axes.plot(*path[0], "o", color=INK, ms=3.5)
+            axes.plot(*path[-1], "*", color=RED, ms=8, mew=0)
+        axes.set_title(name.replace("(", "\n("), fontsize=9, loc="center")
+        share = f"{found[name]['on_the_front']} of {len(some)}"
+        axes.text(0.5, 0.9, share, transform=axes.transAxes, ha="center", va="center")
+        axes.set(xlim=(-11, 11), ylim=(-11, 11), xticks=(-10, 0, 10), yticks=(-10, 0, 10), aspect="equal")
+        axes.grid(False)
+    figure.supxlabel("first parameter")
+    figure.supylabel("second parameter")
+    figure.suptitle("From the dots to the stars; the thick line is the Pareto front, in each panel how many end on it")
+    save(figure, out / "toy.png")

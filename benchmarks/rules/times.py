@@ -8,15 +8,12 @@ import time
 from pathlib import Path
 from typing import Any
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import numpy as np
 import torch
 from tqdm import tqdm
 
 from benchmarks.cost.timing import interleaved
+from benchmarks.pictures import BLUE, GREEN, INK, RED, log_axis, panels, picture, save
 from benchmarks.record import machine_record
 from benchmarks.rules.calls import caller, peers, statistics_of, takes, write
 from gradweight.rule import CoordinateRule
@@ -114,27 +111,30 @@ def time_table(results: list[dict[str, Any]], compile_budget: float) -> str:
     return "\n".join(lines)
 
 
+MARKS = {"eager": ("o", RED), "compiled": ("s", BLUE), "NumPy": ("D", GREEN), "TorchJD": ("x", INK)}
+
+
+@picture()
 def draw_time(results: list[dict[str, Any]], out: Path) -> None:
-    names = sorted({result["rule"] for result in results}, key=str.lower, reverse=True)
-    figure, grid = plt.subplots(1, len(SIZES), figsize=(4 * len(SIZES), 0.24 * len(names) + 1.2), sharey=True)
-    marks = {
-        "eager": ("o", "#c0392b"),
-        "compiled": ("s", "#1f5fa8"),
-        "NumPy": ("D", "#2e8b57"),
-        "TorchJD": ("x", "black"),
-    }
-    for axes, m in zip(grid, SIZES, strict=True):
-        for kind, (marker, colour) in marks.items():
-            some = [result for result in results if result["m"] == m and result["kind"] == kind]
+    """A row for each rule, the fastest in eager mode first; few losses on the left and many on the right."""
+    sizes = sorted({result["m"] for result in results})
+    sizes = sizes if len(sizes) == 1 else [sizes[0], sizes[-1]]
+    eager = {r["rule"]: r["microseconds"] for r in sorted(results, key=lambda r: -r["m"]) if r["kind"] == "eager"}
+    names = sorted(eager, key=lambda name: eager[name])
+    figure, grid = panels(1, len(sizes), 1.2 + 0.2 * len(names), sharey=True)
+    for axes, m in zip(grid[0], sizes, strict=True):
+        own = [result for result in results if result["m"] == m and result["rule"] in eager]
+        for kind, (marker, colour) in MARKS.items():
+            some = [result for result in own if result["kind"] == kind]
             places = [names.index(result["rule"]) for result in some]
-            axes.plot([r["microseconds"] for r in some], places, marker, color=colour, ms=4.5, label=kind)
+            axes.plot([r["microseconds"] for r in some], places, marker, color=colour, ms=5, label=kind)
             for place, result in zip(places, some, strict=True):
                 axes.plot(result["quartiles"], [place, place], color=colour, lw=1)
-        axes.set(xscale="log", title=f"m = {m} losses", xlabel="µs per call")
-        axes.grid(alpha=0.3)
-        axes.set_yticks(range(len(names)), names, fontsize=7)
-    grid[0].legend(fontsize=7, loc="lower right")
-    figure.suptitle("Time of one call of each rule, CPU, float32: median and quartiles", fontsize=10)
-    figure.tight_layout(rect=(0, 0, 1, 0.985))
-    figure.savefig(out / "time.png", dpi=110)
-    plt.close(figure)
+        spread = [r["microseconds"] for r in own]
+        axes.set(title=f"{m} losses", xlim=(0.7 * min(spread), 1.4 * max(spread)))
+        log_axis(axes, "x", "time of one call, µs", (10, 100, 1000, 10_000, 100_000))
+        axes.set_yticks(range(len(names)), names)
+        axes.set_ylim(len(names) - 0.4, -0.6)
+        axes.tick_params(axis="y", length=0)
+    figure.legend(*grid[0, 0].get_legend_handles_labels(), loc="outside upper right", ncols=4)
+    save(figure, out / "time.png")

@@ -8,33 +8,18 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
 import numpy as np
 
+from benchmarks.pictures import BLUE, GREEN, INK, RED, name_ends, panels, picture, save
 from benchmarks.studies.angles.runs import COLUMNS, NORMS, RULES
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.figure import Figure
 
-INK, GREY, BLUE, ORANGE, GREEN = "#333333", "#bbbbbb", "#0072b2", "#d55e00", "#009e73"
-STYLE = {"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY}
-
-
-def save(figure: Figure, path: Path, x: str, y: str) -> None:
-    """Label the outer axes of a grid of two columns, write it, and close it."""
-    figure.supxlabel(x)
-    figure.supylabel(y)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-@plt.rc_context(STYLE)
+@picture()
 def draw_angles(rows: list[dict[str, Any]], path: Path) -> None:
     """Figure 4: the three angles at each iteration, with the original loss above and the aw-losses below."""
-    figure, axes = plt.subplots(3, 2, figsize=(10, 8), layout="constrained", sharex=True, sharey=True)
+    figure, axes = panels(3, 2, 7.4, sharex=True, sharey=True)
     lines = {"real-fake": ("real and fake", BLUE), "real-combined": ("real and step", GREEN)}
-    lines["fake-combined"] = ("fake and step", ORANGE)
+    lines["fake-combined"] = ("fake and step", RED)
     titles = {"original": "original loss", "aw": "aw-loss", "aw-relative": "aw-loss, relative epsilon"}
     first = min(r["seed"] for r in rows)
     for (row, loss), (column, norm) in itertools.product(enumerate(titles), enumerate(NORMS)):
@@ -47,16 +32,17 @@ def draw_angles(rows: list[dict[str, Any]], path: Path) -> None:
             ends.append((label, next(v for v in reversed(y) if not math.isnan(v)), colour))
         axis.axhline(90, color=INK, linewidth=0.7, linestyle=":")
         axis.set(ylim=(0, 180), yticks=range(0, 181, 45), xlim=(1, len(own)))
-        axis.set_title(f"{titles[loss]}; {norm}", loc="left", fontsize=11)
-        tidy(axis)
-        beside(axis, ends)
-    save(figure, path, "iteration (gaps: a hinge loss without gradient)", "angle (degrees)")
+        axis.set_title(f"{titles[loss]}; {norm}")
+        name_ends(axis, ends)
+    figure.supxlabel("iteration (gaps: a hinge loss without gradient)")
+    figure.supylabel("angle (degrees)")
+    save(figure, path)
 
 
-@plt.rc_context(STYLE)
+@picture()
 def draw_scores(rows: list[dict[str, Any]], path: Path) -> None:
     """Figure 5: scores before and after either step, and in the fourth row the gaps between real and fake."""
-    figure, axes = plt.subplots(4, 2, figsize=(10, 10), layout="constrained", sharex=True, sharey="row")
+    figure, axes = panels(4, 2, 9.2, sharex=True, sharey="row")
     labels = []
     first = min(r["seed"] for r in rows)
     titles = {"before": "before training", "original": "after the original step", "aw": "after the aw step"}
@@ -64,30 +50,30 @@ def draw_scores(rows: list[dict[str, Any]], path: Path) -> None:
         own = [r for r in rows if (r["net"], r["seed"]) == (norm, first)]
         x = [r["iteration"] for r in own]
         for i, (column, title) in enumerate(titles.items()):
-            for kind, colour in (("real", BLUE), ("fake", ORANGE)):
+            for kind, colour in (("real", BLUE), ("fake", RED)):
                 axes[i, j].plot(x, [r[f"{kind} {column}"] for r in own], color=colour, linewidth=1)
-            axes[i, j].set_title(f"{title}, {norm}", loc="left", fontsize=11)
-            ends = [("D(x)", own[-1][f"real {column}"], BLUE), ("D(G(z))", own[-1][f"fake {column}"], ORANGE)]
+            axes[i, j].set_title(f"{title}, {norm}")
+            ends = [("D(x)", own[-1][f"real {column}"], BLUE), ("D(G(z))", own[-1][f"fake {column}"], RED)]
             labels.append((axes[i, j], ends))
         ends = []
-        for column, colour in (("before", INK), ("original", ORANGE), ("aw", BLUE), ("aw at its length", GREEN)):
+        for column, colour in (("before", INK), ("original", RED), ("aw", BLUE), ("aw at its length", GREEN)):
             gap = [r[f"real {column}"] - r[f"fake {column}"] for r in own]
             axes[3, j].plot(x, gap, color=colour, linewidth=1)
             ends.append(("aw, rescaled" if column == "aw at its length" else column, gap[-1], colour))
-        axes[3, j].set_title(f"gap D(x) - D(G(z)), {norm}", loc="left", fontsize=11)
+        axes[3, j].set_title(f"gap D(x) - D(G(z)), {norm}")
         labels.append((axes[3, j], ends))
-    for axis in axes.flat:
-        tidy(axis)
     for axis, ends in labels:  # last, when both axes of a row have their range
-        beside(axis, ends)
-    save(figure, path, "iteration", "mean logit")
+        name_ends(axis, ends)
+    figure.supxlabel("iteration")
+    figure.supylabel("mean logit")
+    save(figure, path)
 
 
-@plt.rc_context(STYLE)
+@picture()
 def draw_grid(rows: list[dict[str, Any]], path: Path) -> None:
     """Figure 7: heat maps, classifier-score on the left and classifier-FID on the right, early above and late below."""
     steps, a1, a2 = (sorted({r[k] for r in rows}) for k in ("step", "alpha1", "alpha2"))
-    figure, axes = plt.subplots(2, 2, figsize=(8, 6.5), layout="constrained")
+    figure, axes = panels(2, 2, 6.6)
     names = {
         "classifier_score": ("classifier-score (not IS)", "cividis"),
         "classifier_fid": ("classifier-FID (not FID)", "cividis_r"),
@@ -95,6 +81,7 @@ def draw_grid(rows: list[dict[str, Any]], path: Path) -> None:
     for (i, step), (j, (name, (title, colours))) in itertools.product(enumerate(steps), enumerate(names.items())):
         values = np.array([[mean_of(rows, name, step, x, y) for x in a1] for y in a2])
         axis = axes[i, j]
+        axis.grid(False)
         axis.imshow(values, origin="lower", cmap=colours, aspect="auto")
         low, high = values.min(), values.max()
         for (y, x), value in np.ndenumerate(values):
@@ -103,10 +90,10 @@ def draw_grid(rows: list[dict[str, Any]], path: Path) -> None:
             axis.text(x, y, f"{value:.3g}", ha="center", va="center", color="black" if dark > 0.55 else "white")
         axis.set_xticks(range(len(a1)), [f"{x:g}" for x in a1])
         axis.set_yticks(range(len(a2)), [f"{y:g}" for y in a2])
-        axis.set_title(f"{title}, {step:,} steps", loc="left", fontsize=11)
+        axis.set_title(f"{title}, {step:,} steps")
         axis.set(xlabel=r"$\alpha_1$", ylabel=r"$\alpha_2$")
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    figure.suptitle("Brighter is better", x=0.01, ha="left")
+    save(figure, path)
 
 
 def mean_of(rows: list[dict[str, Any]], name: str, step: int, alpha1: float, alpha2: float) -> float:
@@ -215,22 +202,3 @@ def f_of_rows(table: np.ndarray) -> list[float] | None:
         return None
     ratio = (columns * np.square(effect).sum() / (rows - 1)) / (np.square(residual).sum() / free)
     return [round(float(ratio), 2), rows - 1, free]
-
-
-def beside(axis: Any, ends: list[tuple[str, float, str]]) -> None:
-    """Each line's name beside its end, pushed apart where they would overlap."""
-    low, high = axis.get_ylim()
-    gap, heights = (high - low) * 0.17 / axis.get_position().height / axis.figure.get_figheight(), [-math.inf]
-    ends = sorted(ends, key=lambda e: e[1])
-    for _, y, _ in ends:
-        heights.append(max(y, heights[-1] + gap))
-    down, x = max(heights[-1] - high, 0), axis.get_xlim()[1]
-    for (label, _, colour), y in zip(ends, heights[1:], strict=True):
-        place = {"textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(label, (x, y - down), (5, 0), color=colour, va="center", fontsize=9, **place)
-
-
-def tidy(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
-    axis.margins(x=0)

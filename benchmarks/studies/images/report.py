@@ -8,19 +8,17 @@ import statistics
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
+from matplotlib.ticker import LogLocator, NullFormatter
 
+from benchmarks.pictures import BLUE, GREEN, GREY, INK, ORANGE, PURPLE, RED, WIDTH, darker, panels, picture, save
 from benchmarks.studies.images.classifier import METRICS
 from benchmarks.studies.images.datasets import Images
 from benchmarks.studies.images.training import METHODS
 from benchmarks.studies.intervals import mean_and_margin
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-from matplotlib.ticker import LogLocator, NullFormatter
-
-COLOURS = dict(zip(METHODS, ["#555555", "#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00"], strict=True))
+COLOURS = dict(zip(METHODS, [GREY, BLUE, RED, GREEN, PURPLE, ORANGE], strict=True))
 LABELS = {"dcgan": "DCGAN", "sngan": "SN-GAN"}
 Row = dict[str, Any]
 
@@ -94,17 +92,11 @@ def report(summary: dict[str, Any], floor: dict[str, float]) -> str:
     return "\n".join(lines)
 
 
-INK, GREY = "#333333", "#bbbbbb"
-STYLE = {"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY}
-
-
-@plt.rc_context(STYLE)
+@picture()
 def draw(rows: list[Row], floor: float, widths: dict[str, int], path: Path) -> None:
     """classifier-FID over generator steps and over training time, one row a network."""
     shown = [n for n in LABELS if any(r["network"] == n for r in rows)]
-    figure, grid = plt.subplots(
-        len(shown), 2, figsize=(10, 0.6 + 3.2 * len(shown)), layout="constrained", squeeze=False, sharey="row"
-    )
+    figure, grid = panels(len(shown), 2, 0.6 + 2.9 * len(shown), sharey="row")
     unit, labels = "training time (s)", []
     for network, axes in zip(shown, grid, strict=True):
         for axis, column, label in zip(axes, ("step", "seconds"), ("generator steps", unit), strict=True):
@@ -126,21 +118,16 @@ def draw(rows: list[Row], floor: float, widths: dict[str, int], path: Path) -> N
             axis.yaxis.set_major_formatter(lambda y, _: f"{y:g}")
             axis.yaxis.set_minor_formatter(NullFormatter())
             axis.set(xlabel=label, xlim=(0, None))
-            axis.spines[["top", "right"]].set_visible(False)
-            axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
             labels.append((axis, ends))
         seeds = len({r["seed"] for r in rows if r["network"] == network})
-        axes[0].set_ylabel("classifier-FID (not FID)")
+        axes[0].set_ylabel("classifier-FID, not FID (log scale)")
         axes[0].set_title(
             f"{LABELS[network]}, width {widths[network]}: mean of {seeds} seed{'s' * (seeds > 1)}, 95% interval "
             f"(real images: {floor:.2g})",
-            loc="left",
-            fontsize=11,
         )
         for axis, ends in labels[-2:]:  # now that both have their range
             name_lines(axis, ends)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)
 
 
 def name_lines(axis: Any, ends: list[tuple[str, float, float]]) -> None:
@@ -153,10 +140,10 @@ def name_lines(axis: Any, ends: list[tuple[str, float, float]]) -> None:
     down = max(heights[-1] - high, 0)
     for (method, x, _), height in zip(ends, heights[1:], strict=True):
         place = {"textcoords": "offset points", "annotation_clip": False}
-        axis.annotate(method, (x, 10 ** (height - down)), (5, 0), color=COLOURS[method], va="center", **place)
+        axis.annotate(method, (x, 10 ** (height - down)), (5, 0), color=darker(COLOURS[method]), va="center", **place)
 
 
-@plt.rc_context(STYLE)
+@picture()
 def draw_samples(out: Path, images: Images, path: Path) -> None:
     """Twelve images of the first seed for each network and method, from the same noise, under twelve real ones."""
     found = [
@@ -166,12 +153,11 @@ def draw_samples(out: Path, images: Images, path: Path) -> None:
         if (file := out / f"samples-{network}-{method}.npy").exists()
     ]
     rows = [("real", images.test[:12].numpy()), *found]
-    figure, axes = plt.subplots(len(rows), 1, figsize=(8, 0.72 * len(rows)), layout="constrained", squeeze=False)
+    figure, axes = plt.subplots(len(rows), 1, figsize=(WIDTH, 0.75 * len(rows)), layout="constrained", squeeze=False)
     for (name, pictures), axis in zip(rows, axes[:, 0], strict=True):
         strip = np.concatenate(list(pictures), axis=2).transpose(1, 2, 0)
         axis.imshow(strip.squeeze(), cmap="gray", vmin=0, vmax=255, interpolation="nearest")
-        axis.set_ylabel(name, rotation=0, ha="right", va="center", fontsize=9, color=INK)
+        axis.set_ylabel(name, rotation=0, ha="right", va="center", color=INK)
         axis.set(xticks=[], yticks=[])
         axis.spines[:].set_visible(False)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+    save(figure, path)

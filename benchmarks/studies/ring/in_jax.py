@@ -5,7 +5,7 @@
 The setting is that of ``benchmarks.studies.ring.compare``, which has more seeds and the statistics: this is what it
 looks like with `gradweight.optax`. The seeds are trained at once, under ``jax.vmap``, and all steps between two frames
 are one compiled ``jax.lax.scan``. It prints the modes that each seed covers and writes the frames of the first seed,
-ring.png, and the numbers with the machine record, ring.json.
+ring.png, from samples.npz, and the numbers with the machine record, ring.json. ``benchmarks.redraw`` draws them again.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ import functools
 import json
 import math
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import matplotlib
+import numpy as np
 import optax
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
 from benchmarks.folders import add_output_arguments, output_folder
+from benchmarks.pictures import BLUE, GREY, panels, picture, save
 from benchmarks.record import machine_record
 from gradweight.optax import combine, loss_gradients
 from gradweight.optax.gan import probability_scores
@@ -111,6 +110,26 @@ def covered(samples: jax.Array) -> int:
     return int((distances.min(axis=0) < 3 * STD).sum())
 
 
+@picture()
+def draw(out: Path) -> None:
+    """A row for each rule, the samples of the first seed as training goes on, from ``samples.npz``."""
+    with np.load(out / "samples.npz") as kept:
+        moments = {name: kept[name].astype(float) for name in RULES}
+        steps = kept["step"]
+    figure, axes = panels(len(moments), len(steps), 3.9, sharex=True, sharey=True)
+    for row, (name, samples) in zip(axes, moments.items(), strict=True):
+        for place, some, step in zip(row, samples, steps, strict=True):
+            place.scatter(*MODES.T, s=60, facecolors="none", edgecolors=GREY, lw=0.8)
+            place.scatter(*some.T, s=3, color=BLUE, alpha=0.4, lw=0)
+            place.grid(False)
+            place.spines[:].set_visible(True)
+            place.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[], aspect="equal")
+            if name == "plain":
+                place.set_title(f"step {step:,}")
+        row[0].set_ylabel(name)
+    save(figure, out / "ring.png")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, default=6000)
@@ -119,22 +138,17 @@ def main() -> None:
     arguments = parser.parse_args()
     out = output_folder(arguments, "ring_jax")
 
-    figure, axes = plt.subplots(2, FRAMES, figsize=(2 * FRAMES, 4.2), sharex=True, sharey=True, layout="constrained")
-    results = {}
-    for row, (name, rule) in zip(axes, RULES.items(), strict=True):
+    results, first = {}, {}
+    for name, rule in RULES.items():
         start = time.perf_counter()
         samples = frames(rule, arguments.steps, arguments.seeds)
         counts = [covered(some) for some in samples[-1]]
         results[name] = {"modes_covered": counts, "seconds": round(time.perf_counter() - start, 1)}
         print(f"{name}: each seed covers {counts} modes, {results[name]['seconds']} s", flush=True)
-        for i, (place, some) in enumerate(zip(row, [moment[0] for moment in samples], strict=True)):
-            place.scatter(*MODES.T, s=60, facecolors="none", edgecolors="#999999", lw=0.8)
-            place.scatter(*some.T, s=3, color="#0072b2", alpha=0.4, lw=0)
-            place.set(xlim=(-1.6, 1.6), ylim=(-1.6, 1.6), xticks=[], yticks=[], aspect="equal")
-            if name == "plain":
-                place.set_title(f"step {i * (arguments.steps // (FRAMES - 1))}", fontsize=9)
-        row[0].set_ylabel(name, fontsize=9)
-    figure.savefig(out / "ring.png", dpi=110)
+        first[name] = np.array([moment[0] for moment in samples], np.float16)
+    part = arguments.steps // (FRAMES - 1)
+    np.savez_compressed(out / "samples.npz", step=part * np.arange(FRAMES), **first)
+    draw(out)
     record = machine_record() | {"jax": jax.__version__, "optax": optax.__version__}
     (out / "ring.json").write_text(json.dumps({"machine": record, "results": results}, indent=2) + "\n")
 

@@ -6,33 +6,30 @@ import math
 from pathlib import Path
 from typing import Any
 
-import matplotlib
+import matplotlib.pyplot as plt
 import numpy as np
 
+from benchmarks.pictures import BLUE, GREY, INK, RED, WIDTH, picture, save
 from benchmarks.studies.ring.ensemble import MODES
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-INK, GREY, GOOD, BAD = "#333333", "#bbbbbb", "#1f6f9f", "#d1603d"
+GOOD, BAD = BLUE, RED
 SIDE = 1.45
 """Half the side of a panel of samples."""
 
 
+@picture()
 def draw(ends: dict[str, dict[int, Any]], summary: dict[str, dict[str, Any]], samples: Path, path: Path) -> None:
     """One row of marks for each method, above them its samples at the end of the first seed kept."""
-    plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY})
     games = list(dict.fromkeys(method.partition("/")[0] for method in summary))
     columns = max(sum(method.startswith(f"{game}/") for method in summary) for game in games)
-    heights = [0.6 + 0.42 * len(summary) + 0.7, (0.45 + 11.5 / columns) * len(games) + 0.3]
-    figure = plt.figure(figsize=(12, sum(heights)), layout="constrained")
+    heights = [0.9 + 0.36 * len(summary), (0.45 + WIDTH / columns) * len(games) + 0.3]
+    figure = plt.figure(figsize=(WIDTH, sum(heights)), layout="constrained")
     top, bottom = figure.subfigures(2, 1, height_ratios=heights)
     seeds = max(entry["seeds"] for entry in summary.values())
-    top.suptitle(f"After the last step, up to {seeds} seeds (95% intervals)", fontsize=12, x=0.01, ha="left")
+    top.suptitle(f"After the last step, up to {seeds} seeds (95% intervals)", x=0.01, ha="left")
     _marks(top, ends, summary)
     _samples(bottom, summary, games, columns, samples)
-    figure.savefig(path, dpi=100)
-    plt.close(figure)
+    save(figure, path)
 
 
 def _marks(figure: Any, ends: dict[str, dict[int, Any]], summary: dict[str, dict[str, Any]]) -> None:
@@ -57,39 +54,40 @@ def _marks(figure: Any, ends: dict[str, dict[int, Any]], summary: dict[str, dict
         first = y[games.index(game)]
         rates.text(-0.01, first - 0.55, game, transform=rates.get_yaxis_transform(), ha="right", fontweight="bold")
     rates.set(ylim=(max(y) + 0.5, -0.9), xlim=(-0.02, 1.02))
-    rates.set_title("share of seeds that cover ", loc="left", fontsize=10)
-    for x, text, colour in ((0.52, "all modes", GOOD), (0.75, "no mode", BAD)):
+    rates.set_title("seeds that cover\n")
+    for x, text, colour in ((0, "all modes", GOOD), (0.48, "no mode", BAD)):
         rates.text(x, 1.013, text, transform=rates.transAxes, color=colour, fontweight="bold", va="bottom")
     quality.set(xlim=(-0.02, 1.02))
-    quality.set_title("samples of high quality (| a seed)", loc="left", fontsize=10)
+    quality.set_title("samples of high quality\n(| is a seed)")
     kl.set(xlim=(-0.05, math.log(8) + 0.05))
-    kl.set_title("KL of the modes (nats; 0 is even)", loc="left", fontsize=10)
+    kl.set_title("KL of the modes, nats\n(0 is even)")
     for axis in (rates, quality):
         axis.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
     for axis in (rates, quality, kl):
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(axis="y", length=0)
-        axis.grid(axis="x", color=GREY, alpha=0.35, linewidth=0.5)
+        axis.grid(axis="x")
 
 
 def _samples(figure: Any, summary: dict[str, Any], games: list[str], columns: int, samples: Path) -> None:
     drawn = dict(np.load(samples)) if samples.exists() else {}
     seed = min((int(key.rpartition("|")[2]) for key in drawn), default=0)
-    figure.suptitle(f"Samples after the last step, seed {seed}", fontsize=12, x=0.01, ha="left")
+    figure.suptitle(f"Samples after the last step, seed {seed}", x=0.01, ha="left")
     axes = figure.subplots(len(games), columns, squeeze=False)
     for game, row in zip(games, axes, strict=True):
         methods = [method for method in summary if method.startswith(f"{game}/")]
         row[0].set_ylabel(game, fontweight="bold")
         for method, axis in zip(methods, row, strict=False):
-            axis.set_title(method.partition("/")[2], fontsize=10)
+            axis.set_title(method.partition("/")[2].replace(", no", ",\nno"), fontsize=9, loc="center")
             axis.scatter(*MODES.T.numpy(), s=60, facecolors="none", edgecolors="#999999", linewidths=0.8)
             found = drawn.get(f"{method.replace('/', '|')}|{seed}")
             if found is not None:
                 axis.scatter(*found.astype(np.float32).T, s=4, color=GOOD, alpha=0.4, linewidths=0)
                 outside = (abs(found) > SIDE).any(1).mean()
                 if outside > 0.5:
-                    axis.text(0, 0, f"{outside:.0%} outside", ha="center", va="center", fontsize=10, color=INK)
+                    axis.text(0, 0, f"{outside:.0%}\noutside", ha="center", va="center", color=INK)
         for axis in row:
+            axis.spines[:].set_visible(True)
             axis.set(xlim=(-SIDE, SIDE), ylim=(-SIDE, SIDE), xticks=[], yticks=[], aspect="equal")
         for axis in row[len(methods) :]:
             axis.set_visible(False)
