@@ -23,7 +23,7 @@ from benchmarks.studies.angles import measure
 from benchmarks.studies.angles import report as angles
 from benchmarks.studies.images import report as images
 from benchmarks.studies.ring import study, study_figure, study_report
-from benchmarks.studies.ring.ensemble import HALF, Setting
+from benchmarks.studies.ring.study_runs import HALF, Setting
 
 __all__ = ["DRAWN", "redraw"]
 

@@ -67,7 +67,9 @@ def test_links_out_of_the_docs_lead_to_pages_or_are_text(sources) -> None:
 
 def test_pages_beside_the_readme_are_pages_of_the_site(sources) -> None:
     text = sources.beside_readme("CONTRIBUTING.md")
-    assert text.startswith("# Contributing") and "](docs/" not in text and "](rules.md#write-your-own)" in text
+    assert text.startswith("# Contributing")
+    assert "](docs/" not in text
+    assert "](rules.md#write-your-own)" in text
 
 
 def test_names_of_rules_are_links_in_running_text_only(sources) -> None:
