@@ -165,7 +165,8 @@ def _unreached_message(name: str) -> str:
     return (
         f"the loss {name!r} reaches none of the parameters of the base optimizer, or none of the tensors that a "
         "LossBalancer probes: it needs to depend on at least one (was the wrong model's optimizer wrapped, or an input "
-        "detached too early?)"
+        "detached too early? An optimizer that steps copies of its own, as those of ZeRO and of CPU offload do, takes "
+        "no wrapper: weigh the losses with gradweight.LossBalancer)"
     )
 
 
