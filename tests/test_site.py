@@ -20,7 +20,8 @@ def listed(page: Path) -> list[str]:
     """The pages in the toctrees of a page."""
     trees = re.findall(r"^```\{toctree\}\n(.*?)^```", page.read_text(), flags=re.MULTILINE | re.DOTALL)
     lines = (line.strip() for tree in trees for line in tree.splitlines())
-    return [line for line in lines if line and not line.startswith(":")]
+    pages = (line.partition("<")[2].rstrip(">") or line for line in lines if not line.startswith(":"))
+    return [page for page in pages if page]
 
 
 def test_each_page_is_listed_once_and_each_listed_page_is_there() -> None:
