@@ -61,3 +61,15 @@ def sign_test(better: int, worse: int) -> float:
     """How likely a split at least as uneven is, in either direction, if either were equally likely in each pair."""
     n = better + worse
     return min(1.0, 2 * sum(math.comb(n, i) for i in range(min(better, worse) + 1)) / 2**n)
+
+
+def holm(p: list[float]) -> list[float]:
+    """p-values corrected for their number: reject those below a level, and no true one is, but for that probability.
+
+    Holm. A Simple Sequentially Rejective Multiple Test Procedure. Scandinavian Journal of Statistics 6, 1979.
+    """
+    corrected, largest = [0.0] * len(p), 0.0
+    for rank, i in enumerate(sorted(range(len(p)), key=p.__getitem__)):
+        largest = max(largest, min(1.0, (len(p) - rank) * p[i]))
+        corrected[i] = largest
+    return corrected

@@ -1,0 +1,1 @@
+"""Does weighing by gradients help at all? See `benchmarks.studies.helps.__main__`."""
