@@ -14,7 +14,7 @@ from .distributed.communicator import AveragedRows, Communicator
 from .gradients.losses import are_functions, as_plain, check_losses
 from .gradients.missing_losses import RankLosses
 from .linalg.layout import any_sharded
-from .rule import CoordinateRule, Rule, State
+from .rule import CoordinateRule, Rule, State, refuse_averages
 from .step.combiner import Combiner
 from .step.join import total
 from .step.micro_batch import MicroBatch
@@ -61,7 +61,8 @@ class LossBalancer(nn.Module):
             `gradweight.MultiObjectiveGradient`.
 
     Raises:
-        TypeError: no rule, or one that acts on coordinates; ``params`` that are no tensors; no ``process_group``.
+        TypeError: no rule, or one that acts on coordinates or on averages over the steps; ``params`` that are no
+            tensors; no ``process_group``.
         ValueError: ``refresh_every`` below 1.
 
     Example:
@@ -89,6 +90,7 @@ class LossBalancer(nn.Module):
         combiner = Combiner(rule)
         if isinstance(rule, CoordinateRule):
             raise TypeError(f"LossBalancer needs a rule that gives one weight per loss; {rule!r} acts on coordinates")
+        refuse_averages(rule, "LossBalancer", "use gradweight.MultiObjectiveGradient")
         group = check_group(process_group, "all")
         self._settings = Settings(combiner, None, None, "autograd", False, None, refresh_every, group, "all")
         self._params = None if params is None else _tensors_in(params)

@@ -23,7 +23,8 @@ class Combination:
 
     Losses and gradients are sums over the micro-batches since the last ``zero_grad``, without loss scaling. If
     any entry of the Gram matrix is not finite, so is every weight: that is how a NaN in one loss reaches the
-    whole direction.
+    whole direction. A rule on averages of the gradients (`gradweight.rules.MConFIG`) is shown theirs: the ``g_i``
+    are the averages then, and the value of a loss that was not due is NaN.
 
     Args:
         names: names of the losses, in the order of the rows.

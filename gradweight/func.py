@@ -16,7 +16,7 @@ from .gradients.losses import check_functions, check_losses
 from .linalg.gram import gram
 from .linalg.layout import first_coordinates
 from .linalg.statistics import statistics
-from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights
+from .rule import STATISTICS, CoordinateRule, Rule, Signals, StatefulRule, check_weights, refuse_averages
 
 __all__ = ["combined_grad", "loss_gradients"]
 
@@ -91,6 +91,7 @@ def combined_grad(losses_fn: LossesFunction, rule: Rule, *, has_signals: bool = 
         >>> direction["w"].shape, seen.weights.shape
         (torch.Size([5, 2]), torch.Size([5, 2]))
     """
+    refuse_averages(rule, "combined_grad", "use gradweight.MultiObjectiveGradient")
     declared = Signals.of(rule)
     stateful = isinstance(rule, StatefulRule)
     by_coordinate = isinstance(rule, CoordinateRule)

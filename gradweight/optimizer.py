@@ -21,6 +21,7 @@ from .distributed import Reduce, check_group
 from .gradients.engines import Engine
 from .gradients.losses import Losses
 from .rule import Rule
+from .step.averages import Due
 from .step.blocks import Blocks, blocks_or_trunk
 from .step.combiner import Combiner
 from .step.join import join
@@ -152,6 +153,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
         scaler: Any = None,
         retain_graph: bool = False,
         shared: Tensor | Sequence[Tensor] | None = None,
+        due: Due = None,
         **signals: Tensor | float,
     ) -> Combination:
         """Compute each loss's gradient, combine what has accumulated, write the direction to ``.grad``; return `last`.
@@ -161,13 +163,14 @@ class MultiObjectiveGradient(OptimizerWrapper):
                 loss ``name[i]`` of its own; or name -> function of the parameters, a dict of named tensors, each run
                 forward and backward by itself; or one such function that returns a mapping as above, run once. None
                 counts as zero, for a loss that another process or micro-batch has.
-            scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled as after ``scaler.scale(loss).backward()``, while
-                the rule and the `Combination` see everything unscaled.
+            scaler: a `torch.amp.GradScaler`; ``.grad`` is then scaled, the rule and the `Combination` see no scale.
             retain_graph: keep the graphs for another backward.
             shared: a tensor (or several) through which all losses reach the trunk, such as the features that task
-                heads share. The rule is shown the gradients at it, the trunk has one backward pass instead of m, and
-                each head the plain sum of its gradients. One backward per step.
-                Exact: the trunk's direction, for these weights. Approximate: they come from angles and norms there.
+                heads share: the rule is shown the gradients at it, and the trunk has one backward pass instead of m.
+                Exact: the trunk's direction, for these weights; each head's plain sum. Approximate: the weights, which
+                come from angles and norms at the tensor. One backward per step.
+            due: of a rule on averages of gradients (`gradweight.rules.MConFIG`): the name of the loss, or several, to
+                go backward from now. The others, which may be None in the mapping, keep their averages.
             **signals: what the rule declares beyond `names` and `losses`; 0-dim tensors or numbers.
 
         The direction is added to what others left in ``.grad``, as in torch; where no loss reaches, and in leaves that
@@ -182,23 +185,21 @@ class MultiObjectiveGradient(OptimizerWrapper):
                 reentrant checkpoint with ``engine="autograd"``; processes without a group, or that failed or differ.
             Parameters, gradients, accumulated rows and the rule's state are then as they were before the call.
         """
-        return self._step.backward(losses, signals, scaler, shared=shared, retain_graph=retain_graph)
+        return self._step.backward(losses, signals, scaler, shared=shared, due=due, retain_graph=retain_graph)
 
     def join(
         self,
         losses: Mapping[str, Tensor],
         *,
         shared: Tensor | Sequence[Tensor] | None = None,
+        due: Due = None,
         **signals: Tensor | float,
     ) -> Tensor:
         """One scalar, the sum of the losses, whose ``.backward()`` does what `backward` does.
 
-        For training frameworks that call ``.backward()`` themselves: return this as the loss. Whatever the host
-        multiplies it by (a loss scale, 1 / accumulation steps) scales ``.grad`` and is undone for the rule, which
-        sees the mean over the micro-batches.
-
-        Args and signals are those of `backward`, losses being tensors. The result is a 0-dim tensor; under
-        ``torch.no_grad()`` or of frozen parameters (validation, say) it is the plain sum.
+        For training frameworks that call it themselves: return this as the loss. What the host multiplies it by (a
+        loss scale, 1 / accumulation steps) scales ``.grad``; the rule sees the mean over the micro-batches. Arguments
+        as for `backward`; under ``torch.no_grad()`` or of frozen parameters (validation, say) it is the plain sum.
 
         Raises:
             TypeError, ValueError: as for `backward`, at once where the losses tell, else when the host goes backward.
@@ -212,7 +213,7 @@ class MultiObjectiveGradient(OptimizerWrapper):
             >>> opt.join({"a": a, "b": b}).backward(); net.weight.grad
             tensor([[1., 1.]])
         """
-        return join(self._step, losses, signals, shared)
+        return join(self._step, losses, signals, shared, due)
 
     def split_at(self, tensors: Tensors, *, scaler: Any = None, **signals: Tensor | float) -> dict[str, Any]:
         """Stand-ins for named tensors, from which a host computes one loss that is split by them.

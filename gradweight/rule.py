@@ -8,6 +8,9 @@ shapes, and the shape alone says which it is:
   ``update(gram, state, /, *, <signals>) -> (weights, state)``, the state a dict of tensors, passed and returned;
 - a `CoordinateRule`, which needs the gradients themselves: ``combine(rows, /, *, <signals>) -> direction``.
 
+A `StatefulRule` may ask for averages of the gradients over the steps in their place: then it has a method ``average``,
+too, and is an `AveragingRule`.
+
 The keyword-only parameters are the rule's **signals**. `names` (a tuple of str), `losses` (an (m,) array) and `step` (a
 0-dim integer array: how many steps have been taken, for schedules and for draws that every process of a group and every
 resumed run must repeat) are supplied automatically; so are `max_abs` and `mean_abs` (the largest and the mean absolute
@@ -54,7 +57,7 @@ if TYPE_CHECKING:
     import torch
     from typing_extensions import TypeIs
 
-__all__ = ["CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace"]
+__all__ = ["AveragingRule", "CoordinateRule", "Rule", "Signals", "StatefulRule", "array_namespace", "averaging"]
 
 Array: TypeAlias = Any
 """An array of torch, NumPy or JAX, handled through what the Python array API standard has all three agree on."""
@@ -87,6 +90,39 @@ class StatefulRule(Protocol):
     @property
     def update(self) -> Callable[..., tuple[Array, State]]:
         """Weights and the next state; the state that came in stays as it was."""
+
+
+@runtime_checkable
+class AveragingRule(StatefulRule, Protocol):
+    """A stateful rule on moving averages of the gradients, which are kept beside the parameters, mk numbers.
+
+    ``average(state, /, *, ...) -> (keep, scale, state)`` says how each average goes on, two (m,) arrays:
+    ``average_i <- keep_i average_i + scale_i g_i``, from 0. The state that it returns is the one that ``update`` is
+    given in the same step, with the Gram matrix of the new averages; the direction is their weighted sum.
+
+    Its keyword-only parameters are some of ``losses`` (m,), of which those that are not due are NaN, ``due`` (m,), 1
+    for each loss whose gradient the step has, else 0, in which case its average stays as it is whatever is returned,
+    and ``norms`` (m,), of the gradients. All are stored, moved and sharded as the optimizer's own state is, and kept
+    once the optimizer has stepped.
+    """
+
+    @property
+    def average(self) -> Callable[..., tuple[Array, Array, State]] | None:
+        """How the averages go on; None if this one wants none."""
+
+
+def averaging(rule: object) -> AveragingRule | None:
+    """The rule, if it asks for averages of the gradients; else None."""
+    return rule if isinstance(rule, AveragingRule) and callable(rule.average) else None
+
+
+def refuse_averages(rule: object, who: str, instead: str) -> None:
+    """Raise `TypeError` if the rule asks for averages of the gradients, which ``who`` does not keep."""
+    if averaging(rule) is not None:
+        raise TypeError(
+            f"{who} keeps no averages of the gradients over the steps, as large as the parameters for each loss, which "
+            f"{type(rule).__name__} asks for: {instead}"
+        )
 
 
 @runtime_checkable

@@ -96,6 +96,10 @@ class Communicator:
     def check_micro_batch(self, before: list[Tensor], now: list[Tensor]) -> None:
         """Raise `ValueError` if rows over these parameters cannot be added up; aligned by parameter, they can."""
 
+    def local_parts(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What this process holds of each: the shard of one that is sharded, else the tensor itself."""
+        return list(tensors)
+
     # ---- collectives
 
     def averaged_rows(

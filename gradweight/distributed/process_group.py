@@ -92,6 +92,10 @@ class ProcessGroupCommunicator(Communicator):
             self.check.start({}, error).wait()
             raise
 
+    def local_parts(self, tensors: Sequence[Tensor | None]) -> list[Tensor | None]:
+        """What this process holds of each, without a copy."""
+        return [None if tensor is None else to_local(tensor) for tensor in tensors]
+
     # ---- collectives
 
     def averaged_rows(

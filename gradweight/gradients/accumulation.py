@@ -71,15 +71,16 @@ class AccumulatedGradients:
         losses = self.losses.to(gram)
         if self.scale is None:
             return gram, losses
-        scale = self._scale(gram)
+        scale = self.divisor(gram)
         return gram / scale / scale, losses / scale
 
     def statistics(self, found: Statistics, gram: Tensor) -> dict[str, Tensor]:
         """The statistics of the rows of a block as the rule should see them: name -> (m,), in the dtype of ``gram``."""
-        scale = 1 if self.scale is None else self._scale(gram).abs()
+        scale = 1 if self.scale is None else self.divisor(gram).abs()
         return {"max_abs": found.max_abs.to(gram) / scale, "mean_abs": found.mean_abs.to(gram) / scale}
 
-    def _scale(self, like: Tensor) -> Tensor:
+    def divisor(self, like: Tensor) -> Tensor:
+        """The scale, which is not None, as rows and losses are to be divided by it, in the dtype of ``like``."""
         assert self.scale is not None
         scale = self.scale.to(like)
         return torch.where(scale == 0, 1, scale)  # a host that multiplied by 0 gets zero gradients, not NaN

@@ -9,7 +9,17 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from ..rule import CoordinateRule, Rule, Signals, State, StatefulRule, check_in_range, check_weights, is_module
+from ..rule import (
+    CoordinateRule,
+    Rule,
+    Signals,
+    State,
+    StatefulRule,
+    check_in_range,
+    check_weights,
+    is_module,
+    refuse_averages,
+)
 from .rows import (
     Rows,
     Tree,
@@ -81,7 +91,8 @@ def combine(
             `optax.inject_hyperparams` needs.
 
     Raises:
-        TypeError: ``rule`` is not a rule, or one of torch's modules; a signal that it needs is missing.
+        TypeError: ``rule`` is not a rule, one of torch's modules, or asks for averages of gradients; a signal that it
+            needs is missing.
         ValueError: no losses, or a name twice; updates without the leading axis; names that do not match; gradients
             that `jax.shard_map` has summed over ``axis_name`` already; outside of ``jax.jit``, a signal out of the
             rule's range.
@@ -147,6 +158,7 @@ class _RuleAtWork:
                 f"combine needs a rule of array code; {type(rule).__name__} keeps its state in torch, where JAX cannot "
                 "trace it"
             )
+        refuse_averages(rule, "combine", "use gradweight.MultiObjectiveGradient in torch, or a rule without averages")
         self.signals = Signals.of(rule)
         self.rule, self.names = _with_fields(rule, fields or {}), names
         self.acts_on_coordinates = isinstance(rule, CoordinateRule)

@@ -8,6 +8,7 @@ from .cagrad import CAGrad
 from .config import ConFIG
 from .cosmos import COSMOS
 from .crmogm import CRMOGM
+from .dbmtl import DBMTL
 from .dualproj import DualProj
 from .dwa import DWA
 from .epo import EPO
@@ -21,8 +22,10 @@ from .gradvac import GradVac
 from .imtl_g import IMTLG
 from .imtl_l import IMTLL
 from .krum import Krum
+from .mconfig import MConFIG
 from .metabalance import MetaBalance
 from .mgda import MGDA
+from .moco import MoCo
 from .modo import MoDo
 from .nash import NashMTL
 from .norm_balance import NormBalance
@@ -49,6 +52,7 @@ from .vqgan import VQGANWeight
 __all__ = [
     "COSMOS",
     "CRMOGM",
+    "DBMTL",
     "DWA",
     "EPO",
     "FAMO",
@@ -72,8 +76,10 @@ __all__ = [
     "GradNorm",
     "GradVac",
     "Krum",
+    "MConFIG",
     "Mean",
     "MetaBalance",
+    "MoCo",
     "MoDo",
     "NTKWeight",
     "NashMTL",

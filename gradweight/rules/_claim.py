@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from ..rule import CoordinateRule, Rule, Signals, StatefulRule
+from ..rule import CoordinateRule, Rule, Signals, StatefulRule, averaging
 
 __all__ = ["NAMES", "Claims"]
 
@@ -13,6 +13,8 @@ NAMES = tuple("abcdefghijklmnop")
 @dataclass(frozen=True)
 class Claims:
     """A rule, when to use it, and the properties that hold for it.
+
+    For a rule that asks for averages over the steps, they hold of what it makes of the averages, g_i being these.
 
     Args:
         rule: an instance; rules that look for losses by name find those of `NAMES`.
@@ -58,8 +60,13 @@ class Claims:
         return type(self.rule).__name__ + self.setting
 
     @property
+    def averages(self) -> bool:
+        """Whether it is shown averages over the steps in place of gradients, which only a wrapped optimizer keeps."""
+        return averaging(self.rule) is not None
+
+    @property
     def kind(self) -> str:
-        """What it is computed from: coordinates, or some of Gram matrix, statistics, losses, signals and a state."""
+        """What it is computed from: coordinates, or Gram matrix, statistics, losses, signals, a state, averages."""
         declared = Signals.of(self.rule)
         of_gradients = "Gram" if not declared.statistics else "statistics"
         of_gradients = "coordinates" if isinstance(self.rule, CoordinateRule) else of_gradients
@@ -67,4 +74,5 @@ class Claims:
         parts += ["losses"] if "losses" in declared.required else []
         parts += list(self.signals)
         parts += ["state"] if isinstance(self.rule, StatefulRule) else []
+        parts += ["averages"] if self.averages else []
         return ", ".join(parts) or "nothing"

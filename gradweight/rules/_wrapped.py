@@ -3,12 +3,13 @@
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule
+from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule, refuse_averages
 
 
 def check_wrapped(wrapper: str, rule: Rule) -> None:
     """Raise `TypeError` unless ``rule`` is one that returns weights and needs no statistics of the entries."""
     signals = Signals.of(rule)
+    refuse_averages(rule, wrapper, "use that rule by itself")
     if isinstance(rule, CoordinateRule):
         raise TypeError(f"{wrapper} needs a rule that returns weights; {type(rule).__name__} acts on coordinates")
     needed = sorted(STATISTICS & signals.required)

@@ -14,6 +14,7 @@ from ..gradients.losses import as_plain, check_losses
 from ..gradients.missing_losses import RankLosses
 from ..gradients.vector_losses import expanded
 from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
+from .averages import Due, split_due
 from .deferred import Deferred
 
 if TYPE_CHECKING:
@@ -27,9 +28,10 @@ def join(
     losses: Mapping[str, Tensor],
     signals: Mapping[str, Tensor | float],
     shared: Tensor | Sequence[Tensor] | None,
+    due: Due = None,
 ) -> Tensor:
     """A scalar whose backward is `Step.add`; the plain sum where grad mode is off or nothing is trained."""
-    losses = as_plain(losses)
+    losses, names = split_due(as_plain(losses), due, step.settings.averager)
     if not (params := step.trained()):
         given = RankLosses.of(losses).here if isinstance(losses, Mapping) else losses
         return total(check_losses(given, with_graph=False), step.base.param_groups[0]["params"][0])
@@ -50,8 +52,17 @@ def join(
             "call backward() on what join() returns, or zero_grad() if that step is to be left out"
         )
 
-    def add(losses: dict[str, Tensor], cotangent: Tensor, retain_graph: bool) -> None:
-        step.add(losses, signals, cotangent, shared=shared, retain_graph=retain_graph, joined=True, caller="join()")
+    def add(given: dict[str, Tensor], cotangent: Tensor, retain_graph: bool) -> None:
+        step.add(
+            dict.fromkeys(names) | given,  # type: ignore[arg-type]
+            signals,
+            cotangent,
+            shared=shared,
+            due=tuple(given) if names else None,
+            retain_graph=retain_graph,
+            joined=True,
+            caller="join()",
+        )
 
     scalar, step.deferred = JoinedLosses(dict(losses), add).scalar(total(values, params[0]))
     return scalar

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any
 
@@ -42,6 +42,8 @@ class MicroBatch:
         saved: what the rule remembers.
         accumulated: averaged rows of the micro-batches before; None if this is the first.
         unsynced: rows of micro-batches before that were not averaged over the processes yet; None without any.
+        names: of all losses, where some of them are not due in this step; else empty.
+        base_state: of the base optimizer, where averages of gradients lie.
     """
 
     losses: Losses
@@ -57,6 +59,8 @@ class MicroBatch:
     saved: State
     accumulated: AccumulatedGradients | None
     unsynced: AccumulatedGradients | None
+    names: tuple[str, ...] = ()
+    base_state: Mapping[Any, Any] = field(default_factory=dict)
 
     @property
     def adds_up(self) -> bool:
@@ -74,6 +78,12 @@ class MicroBatch:
     def on_this_rank(self) -> RankLosses:
         """The losses, in that order, and which of them this process has."""
         return self.communicator.losses_on_this_rank(self.in_order)
+
+    @property
+    def all_names(self) -> Collection[str]:
+        """The names of all losses, in the order that a state is kept for, if some are not due; else nothing."""
+        before = remembered_order(self.names, self.saved) if self.names else None
+        return self.names if before is None else before
 
     def ordered(self, names: Collection[str]) -> Collection[str]:
         """The names in the order of the rows that are added to, or that a state is kept for.
@@ -123,7 +133,8 @@ class MicroBatch:
         signals = sorted(self.signals)
         sizes = {name: shape for name in signals if (shape := tuple(getattr(self.signals[name], "shape", ())))}
         of_shape = f" of shapes {sizes}" if sizes else ""
-        return f"{self.caller} with the signals {signals}{of_shape}; {self.settings.described}"
+        of_all = f" of {sorted(self.names)}" if self.names else ""
+        return f"{self.caller} with the signals {signals}{of_shape}{of_all}; {self.settings.described}"
 
     def describe_with(self, names: Iterable[str]) -> str:
         """The same with the names of the losses."""

@@ -5,6 +5,7 @@ Every plan takes the same way: local rows -> rows averaged over the processes ->
 - `PerLoss`: one row per loss, and the rule sees their Gram matrix.
 - `WeightedSum`: the weights are known beforehand, from the losses alone or from an earlier step. The one row is the
   gradient of the weighted sum of all losses.
+- `Averaged` (`gradweight.step.averages_plan`): as `PerLoss`, with averages over the steps in place of the rows.
 - `ByStreamedGram` (`gradweight.step.streamed_plan`): the rule sees the Gram matrix of rows that never exist; then as
   `WeightedSum`.
 - `AtRepresentation`: the rule sees the gradients at a shared tensor. The one row is the gradient of the trunk's
@@ -31,6 +32,7 @@ from ..gradients.results import Gradients
 from ..gradients.weighted import SUM, weighted_gradient
 from ..linalg.rows import Row, added
 from ..rule import State
+from .averages import ProposedAverages
 from .combiner import write_row
 from .combiner_input import CombinerInput
 from .micro_batch import MicroBatch
@@ -49,6 +51,7 @@ class Outcome:
         combination: what was seen and decided.
         rule_state: the entries of the rule's state that change if the step is taken.
         accumulated: what the next micro-batch adds to; None if there may be none.
+        averages: what the averages of the gradients are then; None for a rule that asks for none.
     """
 
     params: list[Tensor]
@@ -56,6 +59,7 @@ class Outcome:
     combination: Combination
     rule_state: State
     accumulated: AccumulatedGradients | None
+    averages: ProposedAverages | None = None
 
 
 class Plan(ABC):

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from ..gradients.accumulation import AccumulatedGradients
 from ..rule import State
+from .averages import ProposedAverages
 from .grad_watch import GradWatch
 from .phase import Phase
 
@@ -25,6 +26,7 @@ class Progress:
         rule_state: the entries of the rule's state that change if the step is taken.
         watch: what was written to ``.grad``.
         foreign: what lay in ``.grad`` before, which the direction was added to.
+        averages: what the averages of the gradients are if the step is taken; None for a rule that asks for none.
     """
 
     phase: Phase = Phase.EMPTY
@@ -33,6 +35,7 @@ class Progress:
     rule_state: State = field(default_factory=dict)
     watch: GradWatch = field(default_factory=GradWatch)
     foreign: dict[Tensor, Tensor] = field(default_factory=dict)
+    averages: ProposedAverages | None = None
 
     def zeroed(self) -> bool:
         """Whether ``model.zero_grad()``, or the base's step, has cleared the gradients behind our back.

@@ -20,10 +20,19 @@ from ..contract.calls import is_torchs
 from ..rule import State
 from ..torch_private import storage
 
-__all__ = ["STATE_KEY", "check_readable", "keep", "load", "pack", "save", "unpack"]
+__all__ = ["STATE_KEY", "check_readable", "keep", "load", "pack", "save", "saved_in", "unpack"]
 
 STATE_KEY = "rule_state"
 """Where the state lies in ``param_groups[0]``: checkpoints keep what is in `state` and `param_groups` only."""
+
+
+def saved_in(base: Optimizer) -> State:
+    """What the rule remembers, as of the last step taken."""
+    group = base.param_groups[0]
+    saved: State | str = group.get(STATE_KEY, {})
+    if isinstance(saved, str):  # as a checkpoint has it
+        saved = group[STATE_KEY] = unpack(saved, group["params"][0].device)
+    return saved
 
 
 def keep(saved: State, changed: State) -> None:

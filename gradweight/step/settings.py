@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from torch import Tensor
 
@@ -13,7 +14,8 @@ from ..contract.rule_check import check_rule_once
 from ..distributed import Group, Reduce
 from ..gradients.auto import AutoEngine
 from ..gradients.engines import ENGINES, Engine
-from ..rule import CoordinateRule, State, StatefulRule
+from ..rule import CoordinateRule, State, StatefulRule, averaging
+from .averages import Averager
 from .blocks import Blocks, Trunk, check_blocks
 from .combiner import Combiner
 from .combiner_input import CombinerInput
@@ -32,7 +34,8 @@ class Settings:
         TypeError, ValueError: a rule that does not answer as one, see `check_rule_once`; ``accumulate`` that is no
             bool, ``refresh_every`` that is no int.
         ValueError: an unknown ``engine`` or ``blocks``; ``refresh_every`` below 1, or above 1 with blocks or with a
-            rule that gives no weights; ``engine="gram"`` with blocks or with a rule that reads entries of gradients.
+            rule that gives no weights; ``engine="gram"`` with blocks or with a rule that reads entries of gradients;
+            these, and ``reduce="scatter"``, with a rule that asks for averages of the gradients.
     """
 
     combiner: Combiner
@@ -66,6 +69,19 @@ class Settings:
                 f"blocks=None and a rule that reads no entries of gradients; got blocks={self.blocks!r} and {rule!r}: "
                 "use engine='auto'"
             )
+
+        if self.averager is not None and (self.engine == "gram" or self.refresh_every > 1 or self.reduce == "scatter"):
+            raise ValueError(
+                f"{rule!r} asks for averages of the gradients, which need the gradient of each loss on every step, on "
+                "every process: refresh_every=1, reduce='all' and no engine='gram'; got "
+                f"refresh_every={self.refresh_every}, reduce={self.reduce!r} and engine={self.engine!r}"
+            )
+
+    @cached_property
+    def averager(self) -> Averager | None:
+        """What keeps averages of the gradients, for a rule that asks for them."""
+        rule = averaging(self.combiner.rule)
+        return None if rule is None else Averager(rule)
 
     def adds_up(self, joined: bool) -> bool:
         """Whether a step may be several micro-batches.

@@ -9,7 +9,15 @@ from typing import Literal
 
 from ..rule import rules_inside
 
-__all__ = ["for_losses", "remembered_order", "state_of", "title", "warn_of_another_rule", "warn_of_other_losses"]
+__all__ = [
+    "average_of",
+    "for_losses",
+    "remembered_order",
+    "state_of",
+    "title",
+    "warn_of_another_rule",
+    "warn_of_other_losses",
+]
 
 _FOR = " for "
 _STATE = "state of "
@@ -23,6 +31,16 @@ def for_losses(what: str, names: Iterable[str], where: str = "") -> str:
         'weights for ["a~b", "c"]'
     """
     return f"{what}{_FOR}{json.dumps(list(names))}{where}"
+
+
+def average_of(kind: str, names: Iterable[str], name: str) -> str:
+    """The name of the average of a loss's gradients, in the state of each parameter, for a kind of rule.
+
+    Example:
+        >>> average_of("MoCo", ["a", "b"], "b")
+        'average of "b" by MoCo for ["a", "b"]'
+    """
+    return for_losses(f"average of {json.dumps(name)} by {kind}", names)
 
 
 def remembered_order(names: Collection[str], state: Iterable[str]) -> list[str] | None:

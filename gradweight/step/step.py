@@ -21,6 +21,7 @@ from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses, as_plain
 from ..gradients.vector_losses import expanded
 from ..rule import State
+from .averages import Due, split_due
 from .base_steps import count_steps
 from .deferred import Deferred
 from .grad_watch import GradWatch, added_to
@@ -28,10 +29,10 @@ from .micro_batch import MicroBatch
 from .phase import Phase
 from .plans import Outcome
 from .progress import Progress
-from .rule_state import STATE_KEY, keep, unpack
+from .rule_state import STATE_KEY, keep, saved_in
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
-from .step_check import check_scaler, warn_of_cleared_closure, warn_of_no_step, warn_of_other_gradients
+from .step_check import check_scaler, check_synced, warn_of_cleared_closure, warn_of_no_step, warn_of_other_gradients
 from .streamed_plan import plan_for
 
 __all__ = ["Step"]
@@ -92,13 +93,14 @@ class Step:
         scaler: Any,
         *,
         shared: Tensor | Sequence[Tensor] | None = None,
+        due: Due = None,
         retain_graph: bool = False,
         caller: str = "backward()",
     ) -> Combination:
         """`add`, times the scale of a `GradScaler`."""
         scale = None if scaler is None else loss_scale(scaler, self.params()[0].device)
         self.scaler = None if scaler is None else weakref.ref(scaler)
-        return self.add(losses, signals, scale, shared=shared, retain_graph=retain_graph, caller=caller)
+        return self.add(losses, signals, scale, shared=shared, due=due, retain_graph=retain_graph, caller=caller)
 
     def add(
         self,
@@ -107,12 +109,13 @@ class Step:
         scale: Tensor | None,
         *,
         shared: Tensor | Sequence[Tensor] | None = None,
+        due: Due = None,
         retain_graph: bool = False,
         joined: bool = False,
         caller: str = "backward()",
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
-        losses = as_plain(losses)
+        losses, names = split_due(as_plain(losses), due, self.settings.averager)
         params = self.params()
         communicator = self.communicator(params)
         with nullcontext() if self.local_only else communicator.telling_errors():
@@ -134,6 +137,8 @@ class Step:
                 self.saved(),
                 self.progress.accumulated,
                 self.progress.unsynced,
+                names,
+                self.base.state,
             )
             plan = plan_for(micro, shared)
         plan.prepare()
@@ -184,6 +189,7 @@ class Step:
                 outcome.rule_state,
                 GradWatch.of(params, directions),
                 foreign,
+                outcome.averages,
             )
             self.last = outcome.combination
         except BaseException:  # an interrupt
@@ -225,11 +231,7 @@ class Step:
 
     def saved(self) -> State:
         """What the rule remembers, as of the last step taken."""
-        group = self.base.param_groups[0]
-        saved: State | str = group.get(STATE_KEY, {})
-        if isinstance(saved, str):  # as a checkpoint has it
-            saved = group[STATE_KEY] = unpack(saved, group["params"][0].device)
-        return saved
+        return saved_in(self.base)
 
     def after_load(self) -> None:
         """The base has loaded a checkpoint."""
@@ -248,11 +250,7 @@ class Step:
         Args:
             closure: whether the step is given one, which may itself leave a scalar of `join` out.
         """
-        if self.progress.phase is Phase.UNSYNCED:
-            raise RuntimeError(
-                "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
-                "processes: leave no_sync() for the last micro-batch of each step"
-            )
+        check_synced(self.progress.phase)
         waiting = None if closure else self.waiting()
         if waiting is not None:
             raise RuntimeError(f"step() came while {waiting}: {waiting.remedy}")
@@ -273,6 +271,9 @@ class Step:
         if progress.rule_state:
             keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), progress.rule_state)
             progress.rule_state = {}
+        if progress.averages is not None:
+            progress.averages.commit(self.base.state)
+            progress.averages = None
         self.dropped *= followed is None  # 0 after one that was ours
         progress.watch.look()
         progress.phase = Phase.STEPPED

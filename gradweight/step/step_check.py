@@ -26,10 +26,20 @@ from torch.optim import Optimizer
 
 from ..contract.several import bases_of
 from .grad_watch import GradWatch
+from .phase import Phase
 
-__all__ = ["check_scaler", "warn_of_cleared_closure", "warn_of_no_step", "warn_of_other_gradients"]
+__all__ = ["check_scaler", "check_synced", "warn_of_cleared_closure", "warn_of_no_step", "warn_of_other_gradients"]
 
 _LEVEL = 5  # the caller of the wrapper's step()
+
+
+def check_synced(phase: Phase) -> None:
+    """Raise `RuntimeError` if there are gradients that were not averaged over the processes."""
+    if phase is Phase.UNSYNCED:
+        raise RuntimeError(
+            "step() came after backwards within no_sync() only, whose gradients have not been averaged over the "
+            "processes: leave no_sync() for the last micro-batch of each step"
+        )
 
 
 def check_scaler(scaler: Any, base: Optimizer) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 from ..gradients.streamed import streamed_gram
 from ..linalg.layout import any_sharded
 from ..linalg.rows import Row
+from .averages_plan import Averaged
 from .micro_batch import MicroBatch
 from .plans import AtRepresentation, Outcome, PerLoss, Plan, WeightedSum
 from .refresh import held_weights, weights_to_hold
@@ -22,9 +23,16 @@ def plan_for(micro: MicroBatch, shared: Tensor | Sequence[Tensor] | None) -> Pla
     """The plan for what a `backward` was given."""
     settings = micro.settings
     if shared is not None:
+        if settings.averager is not None:
+            raise ValueError(
+                "shared= shows the rule gradients at a tensor of this batch, of which there is no average over the "
+                f"steps; {settings.combiner.name} asks for one: leave shared= out"
+            )
         return AtRepresentation(micro, shared)
     if micro.accumulated is not None:
         micro.communicator.check_micro_batch(micro.accumulated.params, micro.params)
+    if settings.averager is not None:
+        return Averaged(micro, settings.averager)
     held = held_weights(micro.in_order, settings.refresh_every, micro.saved, micro.params[0])
     if held is not None or (settings.blocks is None and not settings.combiner.needs_gradients):
         return WeightedSum(micro, held)

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from gradweight.optax import accumulate, combine, loss_gradients, stack, value_and_combined_grad
-from gradweight.rules import FAMO, AdaptiveWeights, AngleBisector, Sum, from_torchjd
+from gradweight.rules import FAMO, AdaptiveWeights, AngleBisector, MConFIG, Sum, from_torchjd
 
 NAMES = ("real", "fake")
 PARAMS = {"w": np.zeros((3, 2))}
@@ -119,3 +119,8 @@ def test_a_gradient_where_rows_are_needed():
     opt = optax.chain(combine(Sum(), NAMES), combine(Sum(), NAMES))
     with pytest.raises(ValueError, match=r"got shape \(3, 2\) at \['w'\]: take them from loss_gradients"):
         opt.update(ROWS, opt.init(PARAMS), PARAMS)
+
+
+def test_averages_of_gradients():
+    with pytest.raises(TypeError, match=r"combine keeps no averages of the gradients .* which MConFIG asks for"):
+        combine(MConFIG(), NAMES)
