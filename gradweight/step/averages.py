@@ -19,7 +19,7 @@ from ..contract.rule_check import check_state
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
 from ..linalg.host_access import is_launch_bound
-from ..linalg.layout import fits
+from ..linalg.layout import any_sharded, fits
 from ..linalg.ownership import exclusively_owned
 from ..linalg.rows import Row
 from ..linalg.weighted_sum import weighted_sum
@@ -94,7 +94,10 @@ class ProposedAverages:
                 elif old is not average:
                     there.append(old)
                     new.append(average)
-        if there:
+        if any_sharded(there):  # whose multi-tensor copy torch has not
+            for old, average in zip(there, new, strict=True):
+                old.copy_(average)
+        elif there:
             torch._foreach_copy_(there, new)
 
 
