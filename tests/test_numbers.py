@@ -9,6 +9,9 @@ from typing import Any
 
 import pytest
 
+from benchmarks.studies.ring.again import agreement, differences
+from benchmarks.studies.ring.compare_runs import read_ends
+
 ROOT = Path(__file__).resolve().parents[1]
 PAIRS = ("real-fake", "real-combined", "fake-combined")
 MOMENTS = {
@@ -55,14 +58,51 @@ def test_the_step_in_the_readme() -> None:
 
 @pytest.mark.parametrize("name", ["README.md", "docs/reproduced.md"])
 def test_the_ring(name: str) -> None:
-    summary = results("ring")["summary (mean, margin of 95%)"]["methods"]
+    summary = results("ring")["summary (mean, margin of 95%)"]
+    modes, quality, kl = (summary["minus plain"]["aw"][metric] for metric in ("modes", "quality", "kl"))
+    ours, theirs, p = summary["minus plain"]["aw"]["all 8 modes"]
+    row = f"| difference | {modes[0]:+.1f} ± {modes[1]:.1f} | {ours} against {theirs}, p = {p:.2g} | "
+    row += f"{quality[0]:+.0%} ± {quality[1]:.0%} | {kl[0]:+.2f} ± {kl[1]:.2f} |"
+    assert row in page(name)
     for title, method in {"plain": "plain", "adaptive weights": "aw"}.items():
-        found = summary[method]
+        found = summary["methods"][method]
         modes, quality, kl = found["modes"], found["quality"], found["kl"]
         seeds = f"{found['all 8 modes']} of {len(found['seeds'])} seeds"
         row = f"| {title} | {modes[0] + 1e-9:.1f} ± {modes[1]:.1f} | {seeds} | "
         row += f"{quality[0]:.0%} ± {quality[1]:.0%} | {kl[0]:.2f} ± {kl[1]:.2f} |"
         assert row in page(name)
+
+
+def test_what_the_main_example_says_of_itself() -> None:
+    ends = read_ends(ROOT / "benchmarks" / "results" / "ring" / "runs.csv")
+    counts = [
+        [sum(m == modes for (name, _), m in ends.items() if name == method) for method in ("plain", "aw")]
+        for modes in (8, 0)
+    ]
+    written = " ".join(page("benchmarks/studies/ring/compare.py").split())
+    (plain, weighted), (none, none_weighted) = counts
+    assert (
+        f"{plain} plain and {weighted} weighted GANs cover all eight modes, {none} and {none_weighted} none" in written
+    )
+
+
+def test_what_the_seed_decides() -> None:
+    folders = (ROOT / "benchmarks" / "results" / name / "runs.csv" for name in ("ring", "ring_elsewhere"))
+    first, second = (read_ends(path) for path in folders)
+    text = " ".join(page("docs/reproduced.md").split())
+    plain, weighted = (agreement(first, second)[method] for method in ("plain", "aw"))
+    same = f"{plain['as many modes']} plain and {weighted['as many modes']} weighted runs of 40 cover as many modes"
+    assert f"{same} as here" in text
+    assert f"other seeds' would in {plain['by chance']:.0f} and {weighted['by chance']:.0f} (p = {plain['p']})" in text
+    both, one = zip(plain["all eight in both, in one"], weighted["all eight in both, in one"], strict=True)
+    assert f"all eight in both by {both[0]} and {both[1]}, in one by {one[0]} and {one[1]}" in text
+    assert plain["p"] == weighted["p"]
+    others = 80 - plain["as many modes"] - weighted["as many modes"]
+    assert f"of the same 80 runs on another machine {others} ended with another number" in " ".join(
+        page("README.md").split()
+    )
+    mean, margin = differences(second)
+    assert f"{mean:+.1f} modes there ({mean - margin:+.1f} to {mean + margin:+.1f})" in text
 
 
 def test_the_ring_where_the_plain_gan_is_stable() -> None:

@@ -23,7 +23,7 @@ MOST_SQUARES = 12
 
 
 def draw(runs: list[Run], methods: list[str], path: Path) -> None:
-    """The picture: seed 0 over time for each method, every seed at the end, and the metrics over time."""
+    """The picture: the first seed over time for each method, every seed at the end, and the metrics over time."""
     methods = [m for m in methods if any(r.method == m for r in runs)]
     by_key = {(r.method, r.seed): r for r in runs}
     seeds = sorted({r.seed for r in runs})

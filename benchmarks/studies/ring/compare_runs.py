@@ -139,7 +139,15 @@ def kept(folder: str, methods: list[str]) -> str:
     for name, entry in known.items():
         cells = ["{:.2f} ± {:.2f}".format(*entry[metric]) for metric in METRICS]
         lines.append(f"  {name:<16}{'   '.join(cells)}   {entry['all 8 modes']} of {len(entry['seeds'])}")
-    return "\n".join([*lines, "Single seeds are chance: the same ones do something else on another processor."])
+    return "\n".join(
+        [*lines, "Few seeds scatter, and the same ones may end otherwise on another processor: judge by the many."]
+    )
+
+
+def read_ends(path: Path) -> dict[tuple[str, int], int]:
+    """Modes covered at the end of each run in a runs.csv, by method and seed."""
+    with path.open(newline="") as file:
+        return {(r["method"], int(r["seed"])): int(r["modes"]) for r in csv.DictReader(file)}  # the last row stays
 
 
 class Results:
