@@ -98,10 +98,11 @@ def measure(problem: str, m: int, device: torch.device, rounds: int, seconds: fl
 
 @picture()
 def draw(results: list[dict[str, Any]], path: Path) -> None:
-    """A column for each problem: time above, memory below, a line for each engine."""
-    figure, axes = panels(2, len(PROBLEMS), 6.4, sharex="col")
+    """A column for each problem that there is: time above, memory below, a line for each engine."""
+    problems = list(dict.fromkeys(r["problem"] for r in results))  # a logarithmic axis of nothing cannot be drawn
+    figure, axes = panels(2, len(problems), 6.4, sharex="col")
     colours = {name: colour for name, (_, colour) in ENGINES.items()} | {PEER: RED}
-    for column, problem in enumerate(PROBLEMS):
+    for column, problem in enumerate(problems):
         above, below = axes[:, column]
         rows = [r for r in results if r["problem"] == problem]
         ms = [r["m"] for r in rows]

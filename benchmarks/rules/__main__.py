@@ -12,9 +12,10 @@
   over losses and iterations: a rule that took more than ``--compile-seconds`` is not compiled for more losses.
   ``--sizes`` measures some m again and keeps the others.
 - **many**: how the time of one call grows with the number of losses, from 2 to 256, as the optimizer calls a rule on a
-  CPU (the Gram matrix as a NumPy array, weights back as a tensor), TorchJD's weighting, and the authors' ConFIG, which
-  takes the gradients. Gradients are random in 4 m + 64 dimensions. The cited numbers are of one thread
-  (``OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1``): NumPy and torch have thread pools of their own.
+  CPU (the Gram matrix as a NumPy array, weights back as a tensor), TorchJD's weighting, and those that take the
+  gradients: the authors' ConFIG, and LibMTL's methods (installed, or ``LIBMTL=`` a checkout). Gradients are random in 4
+  m + 64 dimensions. The cited numbers are of one thread (``OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1``): NumPy and torch
+  have thread pools of their own.
 
 Each part writes its JSON, with a record of the machine, and its figure to ``benchmarks/results/rules/`` when it ends.
 """

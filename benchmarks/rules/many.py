@@ -13,9 +13,10 @@ import torch
 from tqdm import tqdm
 
 from benchmarks.cost.timing import interleaved
-from benchmarks.pictures import BLUE, ORANGE, RED, log_axis, panels, picture, save
+from benchmarks.pictures import BLUE, GREEN, ORANGE, RED, log_axis, panels, picture, save
 from benchmarks.record import machine_record
 from benchmarks.rules.calls import peers, write
+from benchmarks.rules.libmtl import libmtl
 from gradweight.linalg.host_access import call_with_numpy
 from gradweight.rule import CoordinateRule, Signals, StatefulRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
@@ -23,7 +24,7 @@ from gradweight.rules.claims import CLAIMS, NAMES, Claims
 __all__ = ["MANY", "run_many"]
 
 MANY = (2, 4, 8, 16, 32, 64, 128, 256)
-COLOURS = {"gradweight": BLUE, "TorchJD": ORANGE, "conflictfree": RED}
+COLOURS = {"gradweight": BLUE, "TorchJD": ORANGE, "conflictfree": RED, "LibMTL": GREEN}
 
 
 def run_many(rounds: int, seconds: float, only: set[str], sizes: tuple[int, ...], out: Path) -> None:
@@ -35,13 +36,15 @@ def run_many(rounds: int, seconds: float, only: set[str], sizes: tuple[int, ...]
         rng = np.random.default_rng(m)
         rows = torch.tensor(rng.standard_normal((m, 4 * m + 64)), dtype=torch.float32)
         losses = torch.tensor(rng.uniform(0.5, 2, m), dtype=torch.float32)
-        theirs = peers(m)
+        theirs, methods = peers(m), libmtl(rows, losses)
         chosen = [c for c in CLAIMS if scales_to(c, m) and (not only or c.name in only)]
         results = [r for r in results if r["m"] != m or r["rule"] not in {c.name for c in chosen}]
         for claims in tqdm(chosen, desc=f"m = {m}"):
             contenders = {"gradweight": as_the_optimizer_calls(claims, rows, losses)}
             if claims.name in theirs:
                 contenders["TorchJD"] = lambda w=theirs[claims.name], g=rows @ rows.T: w(g)
+            if claims.name in methods:
+                contenders["LibMTL"] = methods[claims.name]
             if claims.name == "ConFIG":
                 contenders |= conflictfree(rows)
             for kind, times in interleaved(contenders, rounds=rounds, seconds=seconds, warmups=1).items():

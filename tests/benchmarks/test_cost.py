@@ -89,6 +89,20 @@ def test_losses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
+def test_engines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = run_here(monkeypatch, "engines", tmp_path, "--ms", "8", "--rounds", "2", "--seconds", "5")["results"]
+    assert [(r["problem"], r["m"]) for r in results] == [("heads", 8), ("samples", 8)]
+    for result in results:
+        assert {"rows", "batched", "without rows"} <= result["ratio_quartiles"].keys()
+        beyond = result["memory_beyond"]
+        assert beyond["without rows"] < beyond["rows"]
+        if result["problem"] == "samples":
+            # linear layers alone: no gradient of a sample, so less than one row; with rows there are eight
+            assert beyond["without rows"] < 1 < 5 < beyond["rows"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
 def test_a_peer_that_fails_is_named_and_left_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def not_for_this(problem: variants.Problem) -> None:
         raise RuntimeError("no rule for\n  heads")

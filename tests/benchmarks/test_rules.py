@@ -12,6 +12,7 @@ import pytest
 from benchmarks.folders import CITED, ROOT
 from benchmarks.rules import micro_batches
 from benchmarks.rules.agreement import run_agreement
+from benchmarks.rules.many import run_many
 from benchmarks.rules.paths import run_toy
 from gradweight.rules.claims import CLAIMS
 
@@ -62,6 +63,45 @@ def test_the_page_says_how_often_the_peer_conflicts() -> None:
     assert len(re.findall(r"\| TorchJD's ", PAGE)) == len(found)
 
 
+CHECKOUT = """
+import torch
+class Base(torch.nn.Module):
+    def init_param(self):
+        self.step = 0
+class MGDA(Base):
+    def backward(self, losses, mgda_gn):
+        self._compute_grad_dim()
+        gradients = self._compute_grad(losses, mode="backward")
+        assert len(gradients) == self.task_num == len(losses)
+        self._reset_grad(gradients.mean(0))
+class CAGrad(Base):
+    def backward(self, losses, **options):
+        raise ValueError("for three tasks only")
+"""
+"""What a checkout of LibMTL must have at least."""
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")  # of the peers' solvers
+def test_many_beside_a_checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LIBMTL", str(tmp_path))
+    for name in [name for name in sys.modules if name.split(".")[0] == "LibMTL"]:
+        monkeypatch.delitem(sys.modules, name)
+    with pytest.raises(FileNotFoundError, match="LIBMTL must name a folder"):
+        run_many(2, 0.1, {"MGDA"}, (2,), tmp_path)
+    (tmp_path / "LibMTL" / "weighting").mkdir(parents=True)
+    (tmp_path / "LibMTL" / "weighting" / "__init__.py").write_text(CHECKOUT)
+    run_many(2, 0.1, {"MGDA", "CAGrad"}, (2, 4), tmp_path)
+    for name in ("LibMTL", "LibMTL.weighting"):
+        monkeypatch.delitem(sys.modules, name)
+    results = json.loads((tmp_path / "many.json").read_text())["results"]
+    found = {(r["rule"], r["m"]) for r in results if r["kind"] == "LibMTL"}
+    assert found == {("MGDA", 2), ("MGDA", 4)}
+    assert (tmp_path / "many.md").read_text().count("|") > 20
+    assert (tmp_path / "many.png").stat().st_size > 10_000
+
+
+@pytest.mark.slow
 def test_micro_batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setattr(micro_batches, "SIZES", (8,))
     monkeypatch.setattr(sys, "argv", ["micro_batches.py", "--quick", "--out", str(tmp_path)])
