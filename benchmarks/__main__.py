@@ -45,6 +45,7 @@ FULL: Plan = [
     ("memory", ["--cells", "mlp,dcgan,sngan,mlp25m,pinn,transformer"], None),
     ("memory", ["--cells", "biggan", "--variants", BIG], None),
     ("losses", [], None),
+    ("engines", [], None),
     ("advas", [], None),
     ("optax", [], None),
 ]

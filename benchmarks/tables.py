@@ -119,6 +119,21 @@ def losses(record: dict[str, Any]) -> str:
     return "\n\n".join([*tables, _sources([record["machine"]])])
 
 
+def engines(record: dict[str, Any]) -> str:
+    tables = []
+    for problem in dict.fromkeys(r["problem"] for r in record["results"]):
+        results = [r | {"title": f"m = {r['m']}"} for r in record["results"] if r["problem"] == problem]
+
+        def values(result: dict[str, Any]) -> dict[str, str]:
+            beyond, quartiles = result["memory_beyond"], result["ratio_quartiles"]
+            shown = {"summed loss": f"{result['plain_ms']:.3g} ms"}
+            shown |= {n: f"{q[1]:.2f}, {beyond[n]:+.1f} k" for n, q in quartiles.items() if n != "summed loss"}
+            return shown | dict.fromkeys(result["failed"], "not run")
+
+        tables.append(_by_cell(results, values, f"{problem}: time, memory"))
+    return "\n\n".join([*tables, _sources([record["machine"]])])
+
+
 def advas(record: dict[str, Any]) -> str:
     results = record["results"]
 
@@ -179,7 +194,7 @@ def targets(results: Path, device: str) -> str:
     return markdown(["what", "target", "measured", ""], rows)
 
 
-TABLES = {"step": step, "memory": memory, "overhead": overhead, "losses": losses, "advas": advas}
+TABLES = {"step": step, "memory": memory, "overhead": overhead, "losses": losses, "engines": engines, "advas": advas}
 
 
 def filled(page: str, results: Path = CITED) -> str:
