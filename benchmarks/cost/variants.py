@@ -6,6 +6,7 @@ rest. Every step ends with the gradients forgotten, so that each pays for what i
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from typing import Any
@@ -19,7 +20,7 @@ from benchmarks.cost.peers import conflictfree, paper, torchjd, torchjd_engine, 
 from benchmarks.cost.problem import Problem
 from gradweight import LossBalancer, MultiObjectiveGradient
 from gradweight.func import combined_grad
-from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, NashMTL, Sum, UPGrad
+from gradweight.rules import AdaptiveWeights, AlignedMTL, AngleBisector, MConFIG, NashMTL, Sum, UPGrad
 
 __all__ = ["PLAIN", "started", "variants"]
 
@@ -87,6 +88,31 @@ def ours(rule: Any, *, shared: bool = False, **options: Any) -> Callable[[Proble
                 scores = {f"{kind}_score": outputs[kind].detach().sigmoid().mean() for kind in ("real", "fake")}
             at = None if features is None else outputs[features]
             optimizer.backward(problem.cell.losses(outputs), shared=at, **scores)
+            optimizer.step()
+            optimizer.zero_grad()
+
+        return step
+
+    return make
+
+
+def ours_one_due(rule: Any, **options: Any) -> Callable[[Problem], Callable[[], None]]:
+    """The same step for a rule that remembers the others' gradients: one loss is due, round robin.
+
+    Only that one is computed where the losses share no forward; else there is one forward of all.
+    """
+
+    def make(problem: Problem) -> Callable[[], None]:
+        cell, optimizer = problem.cell, MultiObjectiveGradient(problem.base, rule, **options)
+        names = tuple(problem.losses())
+        dues = itertools.cycle(names)
+
+        def step() -> None:
+            due = next(dues)
+            losses = cell.losses(problem.outputs()) if not cell.separate else dict.fromkeys(names)
+            if cell.separate:
+                losses[due] = cell.separate[due](problem.net, problem.batch)
+            optimizer.backward(losses, due=due)  # type: ignore[arg-type]
             optimizer.step()
             optimizer.zero_grad()
 
@@ -187,6 +213,8 @@ def variants(
         "gradweight AngleBisector, in place": ours(AngleBisector(), accumulate=False),
         "gradweight UPGrad, in place": ours(UPGrad(), accumulate=False),
         "gradweight AlignedMTL, in place": ours(AlignedMTL(), accumulate=False),
+        "gradweight MConFIG, one loss due": ours_one_due(MConFIG()),
+        "gradweight MConFIG, one loss due, in place": ours_one_due(MConFIG(), accumulate=False),
         "LossBalancer UPGrad": balanced(UPGrad()),
         "LossBalancer UPGrad, refresh_every=10": balanced(UPGrad(), refresh_every=10),
     }
