@@ -21,14 +21,15 @@ from 100 on, as an example, and what is cited is 40 of them (`--seeds 40 --cite`
 and 27 weighted GANs cover all eight modes, 13 and 3 none. What a longer run would do is not shown.
 
 No single seed says anything. Seeds differ as much as the methods do, and training is chaotic: a change in the last bit,
-from another processor, another release of torch or another order of adding up, makes another run of the same seed within
-some thousand steps, which in a third of the runs ended with another number of modes (`again.py`). On one machine a run
-depends on its seed alone (`ensemble.py` says how exactly). Judge means over many seeds.
+from another processor, another release of torch or another order of adding up, makes another run of the same seed
+within some thousand steps, which in a third of the runs ended with another number of modes (`again.py`). On one machine
+a run depends on its seed alone (`ensemble.py` says how exactly). Judge means over many seeds.
 
 How large the difference is depends on how unstable the plain GAN is. Where it finds most of the ring by itself, the
 difference is gone: ``--setting stable --steps 5000 --first-seed 0`` has a standard deviation of 0.01, noise of 2
-dimensions, betas of (0.9, 0.99) and a third hidden layer, and is cited from benchmarks/results/ring_stable. There the plain GAN covers 6.8
-modes in the mean over 8 seeds and the weighted one 7.4 (95% interval of the difference -1.0 to 2.3).
+dimensions, betas of (0.9, 0.99) and a third hidden layer, and is cited from benchmarks/results/ring_stable. There the
+plain GAN covers 6.8 modes in the mean over 8 seeds and the weighted one 7.4 (95% interval of the difference -1.0 to
+2.3).
 """
 
 from __future__ import annotations
