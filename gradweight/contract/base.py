@@ -16,6 +16,8 @@ __all__ = ["check_state_dict", "checked_base"]
 
 _OWN_BACKWARD = ("first_step", "second_step", "set_closure", "fused_backward")
 """By what SAM and its kind, which go backward twice a step, and LOMO, which steps within the pass, are known."""
+_COPIES = "param_d2h_map"
+"""By what torchao's CPU offload is known, whose groups hold copies, beside parameters that are too small for one."""
 
 
 def checked_base(base: Optimizer | Sequence[Optimizer]) -> Optimizer:
@@ -72,6 +74,11 @@ def _check_base(base: object) -> None:
             f"base must be an optimizer that steps along .grad alone; got {type(base).__name__}, whose {own[0]} is for "
             "loops that run other backward passes than this one: use Adam or SGD here, or give it the one scalar of "
             "gradweight.LossBalancer"
+        )
+    if hasattr(base, _COPIES):
+        raise TypeError(
+            f"base must be an optimizer that steps the parameters themselves; got {type(base).__name__}, which steps "
+            "copies that hooks in the backward pass fill: call backward() on the one scalar of gradweight.LossBalancer"
         )
 
 

@@ -167,3 +167,53 @@ def test_torchrl() -> None:
     norms = [torch.cat([g.flatten() for g in row]).norm() for row in filled]
     for p, a, b in zip(params, *filled, strict=True):
         torch.testing.assert_close(p.grad, a / norms[0] + b / norms[1], rtol=1e-5, atol=1e-6)  # float32
+
+
+def test_pina() -> None:
+    """Its weighting is handed the losses by name, and its aggregator what the weighting has made of them."""
+    pina = pytest.importorskip("pina")
+    problems, solvers = pytest.importorskip("pina.problem"), pytest.importorskip("pina.solver")
+    optim, weighting = pytest.importorskip("pina.optim"), pytest.importorskip("pina.weighting")
+
+    class Joined(weighting.BaseWeighting):  # type: ignore[misc, name-defined]
+        def __init__(self) -> None:
+            super().__init__(aggregator=self.joined)
+
+        def update_weights(self, losses: dict[str, Tensor]) -> dict[str, float]:
+            self.names = list(losses)
+            return dict.fromkeys(losses, 1.0)
+
+        def joined(self, values: Tensor) -> Tensor:
+            return self.solver.optimizers().join(dict(zip(self.names, values, strict=True)))
+
+    torch.manual_seed(0)
+    x = {name: torch.randn(6, 1) for name in ("left", "right")}
+    y = {name: torch.sin(3 * points) for name, points in x.items()}
+
+    class Problem(problems.BaseProblem):  # type: ignore[misc, name-defined]
+        input_variables = ("x",)
+        output_variables = ("u",)
+        conditions = {  # noqa: RUF012
+            name: pina.Condition(input=pina.LabelTensor(x[name], ["x"]), target=pina.LabelTensor(y[name], ["u"]))
+            for name in x
+        }
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 1))
+
+    net, direct = make(), make()
+    kind = MultiObjectiveGradient.of(torch.optim.Adam, AngleBisector())
+    solver = solvers.SupervisedSingleModelSolver(
+        Problem(), net, optimizer=optim.TorchOptimizer(kind, lr=LEARNING_RATE), weighting=Joined(), use_lt=False
+    )
+    trainer = pina.Trainer(
+        solver, max_epochs=4, accelerator="cpu", logger=False, enable_checkpointing=False, enable_progress_bar=False
+    )
+    trainer.train()
+    twin = wrapped(direct)
+    for _ in range(4):
+        twin.zero_grad()
+        twin.backward({name: nn.functional.mse_loss(direct(x[name]), y[name]) for name in x})
+        twin.step()
+    assert_same(net.state_dict(), direct.state_dict(), tolerance=1e-5)
