@@ -2,12 +2,12 @@
 
     python -m benchmarks.studies.helps [--problems digits burgers helmholtz codec ring] [--quick]
 
-Every method has the same number of trials to be tuned on, over three seeds; the best is then trained with 40 other
-seeds, paired between methods. Written are all runs of a problem, as they are made (one csv for each), and for all
-problems together tables (helps.json, and docs/does-it-help.md for what is cited) and a figure (helps.png). What was
-stopped goes on where it was when the same command is given, and problems may be trained by several processes at once;
-`--report` makes tables and figure from what there is. `--quick` only shows that it works. The whole takes some 15
-minutes of a CPU core, and the digits are scikit-learn's.
+Every method has nine trials to be tuned on, over three seeds; the best is then trained with 40 other seeds, paired
+between methods. Fixed weights are there twice, with nine trials and with 45. Written are all runs of a problem, as they
+are made (one csv for each), and for all problems together tables (helps.json, and docs/does-it-help.md for what is
+cited) and a figure (helps.png). What was stopped goes on where it was when the same command is given, and problems may
+be trained by several processes at once; `--report` makes tables and figure from what there is. `--quick` only shows
+that it works. The whole takes some 20 minutes of a CPU core, and the digits are scikit-learn's.
 """
 
 from __future__ import annotations
@@ -35,10 +35,9 @@ def steps_of(problem: Problem, scale: Scale) -> int:
 def study(problem: Problem, runs: Runs, scale: Scale) -> None:
     """Train what is not there yet: of each method all trials, then the best of them with the seeds to judge by."""
     steps, names = steps_of(problem, scale), methods(problem)
-    a_method = scale.tuning * len(scale.exponents) + scale.judged
-    with tqdm(
-        total=a_method * len(names) * steps, unit="step", unit_scale=True, desc=problem.name, mininterval=1
-    ) as bar:
+    tuned = sum(len(trials(problem, method, scale)) for method in names) * scale.tuning
+    total = (tuned + len(names) * scale.judged) * steps
+    with tqdm(total=total, unit="step", unit_scale=True, desc=problem.name, mininterval=1) as bar:
         for method in names:
             wanted = trials(problem, method, scale)
             for stage, seeds in ((TUNING, scale.tuning_seeds), (JUDGED, scale.judged_seeds)):

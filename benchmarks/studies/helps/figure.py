@@ -54,7 +54,7 @@ def draw(problems: dict[str, dict[str, Judged]], path: Path) -> None:
 
 def _row(axis: plt.Axes, y: float, judged: dict[str, Judged], name: str) -> None:
     one = judged[name]
-    compared = one.to_sum
+    compared = one.to.get("Sum")
     if compared is None:
         return
     ratios = [ours / theirs for ours, theirs in zip(one.scores, judged["Sum"].scores, strict=False)]

@@ -13,7 +13,7 @@ from benchmarks.studies.helps.training import Problem
 from gradweight.rule import Rule
 from gradweight.rules import DWA, FAMO, MGDA, ConFIG, Constant, NashMTL, NormBalance, PCGrad, Random, Sum, UPGrad
 
-__all__ = ["COMMON", "FIXED", "FULL", "PROBLEMS", "QUICK", "Scale", "Trial", "best", "methods", "trials"]
+__all__ = ["COMMON", "FINE", "FIXED", "FULL", "PROBLEMS", "QUICK", "Scale", "Trial", "best", "methods", "trials"]
 
 PROBLEMS: dict[str, Callable[[], Problem]] = {
     "digits": Digits,
@@ -23,11 +23,12 @@ PROBLEMS: dict[str, Callable[[], Problem]] = {
     "ring": Ring,
 }
 
-FIXED = "fixed weights"
+FIXED, FINE = "fixed weights", "fixed weights, 5x"
 COMMON: dict[str, Rule] = {
     "Sum": Sum(),
     "Random": Random(),
-    FIXED: Sum(),  # in name only: its trials say which
+    FIXED: Sum(),  # these two in name only: their trials say which
+    FINE: Sum(),
     "UPGrad": UPGrad(),
     "PCGrad": PCGrad(),
     "MGDA": MGDA(),
@@ -38,6 +39,16 @@ COMMON: dict[str, Rule] = {
     "DWA": DWA(period=25),
 }
 """The methods that every problem has, rules with the settings that they come with; a problem adds one made for it."""
+
+_CONDITIONS = (3.0, 10.0, 30.0, 100.0, 300.0)
+FINER: dict[str, tuple[dict[str, float], ...]] = {
+    "Digits": tuple({"image": w} for w in (0.1, 0.3, 1.0, 3.0, 10.0)),
+    "Burgers": tuple({"initial": w, "boundary": w} for w in _CONDITIONS),
+    "Helmholtz": tuple({"boundary": w} for w in _CONDITIONS),
+    "Codec": tuple({"adversarial": w} for w in (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "Ring": tuple({"real": w} for w in (0.25, 0.5, 1.0, 2.0, 4.0)),
+}
+"""The weights of somebody who has five times as many trials as anybody else: these, at every learning rate."""
 
 
 @dataclass(frozen=True)
@@ -85,16 +96,19 @@ def methods(problem: Problem) -> list[str]:
 
 
 def trials(problem: Problem, method: str, scale: Scale) -> list[Trial]:
-    """The settings that a method is tuned over, as many for each."""
-    if method == FIXED:
+    """The settings that a method is tuned over: as many for each, but for `FINE`."""
+    if method in (FIXED, FINE):
+        weights, exponents = problem.emphasis, scale.fixed_exponents
+        if method == FINE:
+            weights, exponents = FINER[problem.name], scale.exponents
         return [
             Trial(
                 f"{_written(given)}, rate {problem.rate * 2.0**e:g}",
                 Constant(dict.fromkeys(problem.losses, 1.0) | given),
                 problem.rate * 2.0**e,
             )
-            for given in problem.emphasis
-            for e in scale.fixed_exponents
+            for given in weights
+            for e in exponents
         ]
     rule = (COMMON | problem.extra)[method]
     return [Trial(f"rate {problem.rate * 2.0**e:g}", rule, problem.rate * 2.0**e) for e in scale.exponents]

@@ -11,15 +11,17 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.helps.figure import draw
-from benchmarks.studies.helps.methods import FIXED, PROBLEMS, Scale, methods
+from benchmarks.studies.helps.methods import FINE, FIXED, PROBLEMS, Scale, methods
 from benchmarks.studies.helps.runs import JUDGED, Run, read_runs
 from benchmarks.studies.intervals import bootstrap, holm, sign_test
 from benchmarks.tables import markdown
 
-__all__ = ["Compared", "Judged", "compare", "insert", "judged_by", "overview", "tables", "write_report"]
+__all__ = ["BASES", "Compared", "Judged", "compare", "insert", "judged_by", "overview", "tables", "write_report"]
 
 MARK, END = "<!-- benchmarks/studies/helps writes {} from here -->", "<!-- to here -->"
 LEVEL = 0.05
+BASES = {"Sum": "the sum", FIXED: FIXED, FINE: FINE}
+"""What the others are held against, and how a table calls it."""
 
 
 @dataclass(frozen=True)
@@ -50,8 +52,8 @@ class Judged:
     errors: dict[str, float]
     scores: list[float]
     diverged: int
-    to_sum: Compared | None = None
-    to_fixed: Compared | None = None
+    to: dict[str, Compared]
+    """By the method compared with, of `BASES`."""
 
 
 def compare(ours: dict[int, float], theirs: dict[int, float]) -> Compared:
@@ -71,15 +73,14 @@ def judged_by(runs: list[Run], order: list[str]) -> dict[str, Judged]:
     scores = {name: {run.seed: run.score for run in made} for name, made in by_method.items() if made}
     if "Sum" not in scores:
         return {}
-    compared = {base: _compared(scores, base) for base in ("Sum", FIXED)}
+    compared = {base: _compared(scores, base) for base in BASES}
     return {
         name: Judged(
             by_method[name][0].trial,
             {k: statistics.median(run.errors[k] for run in by_method[name]) for k in by_method[name][0].errors},
             list(seeds.values()),
             sum(not all(map(math.isfinite, run.errors.values())) for run in by_method[name]),
-            compared["Sum"].get(name),
-            compared[FIXED].get(name),
+            {base: found[name] for base, found in compared.items() if name in found},
         )
         for name, seeds in scores.items()
     }
@@ -100,10 +101,10 @@ def overview(problems: dict[str, dict[str, Judged]]) -> str:
     common = [name for name in names if all(name in judged for judged in problems.values())]
     rows = []
     for name in [*common, *(name for name in names if name not in common)]:
-        found = [judged[name].to_sum if name in judged else None for judged in problems.values()]
-        against = [judged[name].to_fixed for judged in problems.values() if name in judged]
-        rows.append([_name(name), *(_ratio(c) for c in found), _counts(found), _counts(against)])
-    return markdown(["error / the sum's", *problems, "against the sum", "against fixed weights"], rows)
+        to = {base: [judged[name].to.get(base) for judged in problems.values() if name in judged] for base in BASES}
+        ratios = [_ratio(judged[name].to.get("Sum")) if name in judged else "" for judged in problems.values()]
+        rows.append([_name(name), *ratios, *map(_counts, to.values())])
+    return markdown(["error / the sum's", *problems, *(f"against {called}" for called in BASES.values())], rows)
 
 
 def tables(problems: dict[str, dict[str, Judged]]) -> str:
@@ -111,22 +112,14 @@ def tables(problems: dict[str, dict[str, Judged]]) -> str:
     parts = []
     for problem, judged in problems.items():
         errors = list(judged["Sum"].errors)
-        header = [
-            "method",
-            "tuned",
-            *errors,
-            "/ the sum's",
-            "better, worse (p)",
-            "/ fixed weights'",
-            "better, worse (p)",
-        ]
+        header = ["method", "tuned", *errors]
+        header += [cell for called in BASES.values() for cell in (f"/ {called}", "better, worse (p)")]
         rows = [
             [
                 _name(name),
                 one.trial + (f"; {one.diverged} diverged" if one.diverged else ""),
                 *(f"{one.errors[k]:.3g}" for k in errors),
-                *_comparison(one.to_sum),
-                *_comparison(one.to_fixed),
+                *(cell for base in BASES for cell in _comparison(one.to.get(base))),
             ]
             for name, one in judged.items()
         ]
@@ -135,7 +128,7 @@ def tables(problems: dict[str, dict[str, Judged]]) -> str:
 
 
 def _name(method: str) -> str:
-    return method if method == FIXED else f"`{method}`"
+    return method if method in (FIXED, FINE) else f"`{method}`"
 
 
 def _ratio(compared: Compared | None) -> str:

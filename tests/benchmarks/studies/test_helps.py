@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from benchmarks.studies.helps import __main__ as helps
 from benchmarks.studies.helps.adversarial import Codec, Ring
 from benchmarks.studies.helps.digits import Digits
-from benchmarks.studies.helps.methods import FIXED, FULL, PROBLEMS, QUICK, methods, trials
+from benchmarks.studies.helps.methods import FINE, FIXED, FULL, PROBLEMS, QUICK, methods, trials
 from benchmarks.studies.helps.networks import initial, with_derivatives
 from benchmarks.studies.helps.pinns import VISCOSITY, Burgers, Helmholtz, burgers_solution, waves
 from benchmarks.studies.helps.report import END, MARK, insert, judged_by, overview, tables
@@ -122,6 +122,7 @@ def test_every_method_has_as_many_trials(name: str) -> None:
     problem = PROBLEMS[name]()
     for scale in (FULL, QUICK):
         counts = {method: len({t.label for t in trials(problem, method, scale)}) for method in methods(problem)}
+        assert counts.pop(FINE) == 5 * len(scale.exponents)
         assert set(counts.values()) == {len(scale.exponents)}, counts
         assert not set(scale.tuning_seeds) & set(scale.judged_seeds)
     assert FIXED in methods(problem)
@@ -141,18 +142,15 @@ def test_a_method_that_halves_every_error_is_clearly_better() -> None:
     made += [*runs(FIXED, [x * (1.3 if i % 2 else 0.8) for i, x in enumerate(errors)]), *runs("MGDA", [2.0] * 40)]
     judged = judged_by(made, order)
     assert list(judged) == order
-    assert (judged["Sum"].to_sum, judged[FIXED].to_fixed) == (None, None)
-    half, fixed, worse = (judged[name].to_sum for name in ("UPGrad", FIXED, "MGDA"))
-    assert half is not None
-    assert fixed is not None
-    assert worse is not None
+    assert (set(judged["Sum"].to), set(judged[FIXED].to), set(judged["MGDA"].to)) == ({FIXED}, {"Sum"}, {"Sum", FIXED})
+    half, fixed, worse = (judged[name].to["Sum"] for name in ("UPGrad", FIXED, "MGDA"))
     assert (half.ratio, half.low, half.high) == pytest.approx((0.5, 0.5, 0.5))
     assert (half.better, half.worse, half.clear) == (40, 0, 1)
     assert half.p == pytest.approx(3 * 2 / 2**40)  # the smallest of three comparisons
     assert (fixed.better, fixed.worse, fixed.clear, fixed.p) == (20, 20, 0, 1.0)
     assert (worse.better, worse.worse, worse.clear) == (0, 40, -1)
     text = overview({"Toy": judged})
-    assert "| `UPGrad` | **0.50** | 1 better, 0 worse of 1 | 1 better, 0 worse of 1 |" in text
+    assert "| `UPGrad` | **0.50** | 1 better, 0 worse of 1 | 1 better, 0 worse of 1 |  |" in text
     assert "| `Sum` | rate 1 | 1.49 |" in tables({"Toy": judged})
     assert judged_by(runs("MGDA", errors), order) == {}  # nothing to compare with yet
 
