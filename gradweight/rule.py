@@ -104,6 +104,9 @@ class AveragingRule(StatefulRule, Protocol):
     for each loss whose gradient the step has, else 0, in which case its average stays as it is whatever is returned,
     and ``norms`` (m,), of the gradients. All are stored, moved and sharded as the optimizer's own state is, and kept
     once the optimizer has stepped.
+
+    With a method ``extrapolate(state) -> a``, 0-dim, of the state that ``update`` has returned, what is followed is
+    ``d + a (d - d')``, d' the direction d of the step before, which is kept as the averages are.
     """
 
     @property

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -22,8 +23,14 @@ class MConFIG:
 
     A loss that was never due is left out, as are those whose average is exactly zero.
 
+    With ``for_adam``, the base optimizer being ``Adam(betas=(beta, ...))``, what is written to ``.grad`` is the
+    gradient of which d is Adam's first moment, ``d_t + (n_t - 1) (d_t - d_(t-1))`` with ``n_t = 1 + beta n_(t-1)``,
+    n_0 = 0: then Adam divides d by the root of the second moment of that, as the paper does. The direction of the last
+    step is kept for it, as large as the parameters. Where gradients are clipped, d is no longer what is followed.
+
     Args:
         beta: decay of the averages, in [0, 1).
+        for_adam: see above.
 
     Raises:
         ValueError: an argument out of its range.
@@ -46,30 +53,39 @@ class MConFIG:
         arXiv:2408.11104, Algorithm 1.
 
     Deviations:
-        The authors go on to divide d by the root of a second moment, of the gradients that d would be Adam's first
-        moment of. Here the step from d is the base optimizer's: SGD is the method without that, and
-        ``Adam(betas=(0, 0.999))`` divides by the second moment of d itself. Their code takes no step before every loss
-        was due once; here the losses that were due decide.
+        Without ``for_adam`` the step from d is the base optimizer's: SGD is the method without its second moment, and
+        ``Adam(betas=(0, 0.999))`` divides by the second moment of d itself. The authors' code takes no step before
+        every loss was due once; here the losses that were due decide.
     """
 
     faster_on_numpy_from: ClassVar[int] = 1
 
     beta: float = 0.9
+    for_adam: bool = False
 
     def __post_init__(self) -> None:
         check_range("MConFIG", "beta", self.beta, 0, 1, below=True)
 
     def init(self, gram: Array) -> State:
-        return {"count": 0 * array_namespace(gram).linalg.diagonal(gram)}
+        return {"count": 0 * array_namespace(gram).linalg.diagonal(gram), "steps": 0 * gram[..., 0, 0]}
 
     def average(self, state: State, /, *, due: Array) -> tuple[Array, Array, State]:
         xp = array_namespace(due)
         # of the corrected average what is new has the share (1 - beta) / c_i: all the first time, 1 - beta in the end
         count = xp.where(due > 0, self.beta * state["count"] + 1, state["count"])
         new = 1 / at_least(count, 1)
-        return 1 - new, new, {"count": count}
+        return 1 - new, new, state | {"count": count}
+
+    @property
+    def extrapolate(self) -> Callable[[State], Array] | None:
+        """How far the gradient lies ahead of the direction; None where the direction is what is written."""
+        return _ahead if self.for_adam else None
 
     def update(
         self, gram: Array, state: State, /, *, names: Names = None, losses: Array | None = None
     ) -> tuple[Array, State]:
-        return ConFIG()(gram), state
+        return ConFIG()(gram), state | {"steps": self.beta * state["steps"] + 1}
+
+
+def _ahead(state: State) -> Array:
+    return state["steps"] - 1

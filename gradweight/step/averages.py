@@ -123,6 +123,8 @@ class Averager:
                 f"it has {sorted(declared)}"
             )
         self.declared = declared
+        extrapolate = getattr(rule, "extrapolate", None)
+        self.extrapolate: Callable[[State], Tensor] | None = extrapolate if callable(extrapolate) else None
 
     def __call__(
         self,
@@ -185,6 +187,44 @@ class Averager:
         _, losses = given.unscaled(given.losses)
         shown = replace(given, rows=rows, losses=losses, scale=None)
         return shown, ProposedAverages(keys, given.params, proposed), changed
+
+    def extrapolated(
+        self,
+        given: AccumulatedGradients,
+        out: Sequence[Tensor | None],
+        blocks: Sequence[str | None] | None,
+        kept: tuple[Mapping[Any, Any], State],
+        communicator: Communicator,
+    ) -> tuple[str, Row] | None:
+        """Go on from the direction in ``out``, if the rule says how far: what is to be kept of it, and its key.
+
+        Args:
+            given: the averages.
+            out: the direction, which is written to.
+            blocks: as they were combined.
+            kept: the base optimizer's state, and what the rule is to remember.
+            communicator: to the processes that take the step together.
+        """
+        if self.extrapolate is None:
+            return None
+        state, remembered = kept
+        key = for_losses(f"direction by {self.kind}", given.names)
+        before = communicator.local_parts([state.get(p, {}).get(key) for p in given.params])
+        direction: Row = [None] * len(out)
+        for block, places in _parts(given, blocks).items():
+            if block is None:
+                continue
+            for p in places:
+                target = out[p]
+                direction[p] = None if target is None else target.clone()
+            here = for_losses(state_of(self.kind), given.names, f" in {block}" if block else "")
+            ahead = self.extrapolate(remembered[here])
+            weights = torch.stack([1 + ahead, -ahead])
+            # a direction that there was none of before counts as zero, as in Adam's first moment
+            weighted_sum(
+                [[direction[p] for p in places], [before[p] for p in places]], weights, [out[p] for p in places]
+            )
+        return key, communicator.all_gather_direction(direction, given.params)
 
     def _norms(
         self, given: AccumulatedGradients, parts: Mapping[str | None, list[int]], communicator: Communicator

@@ -54,6 +54,10 @@ class Averaged(PerLoss):
         sums = communicator.sums(shown.params)
         # not replayed: averages lie elsewhere in memory after every step, where no recording reads
         combination, state = settings.combiner(CombinerInput(shown, blocks, micro.saved | remembered, out, sums))
+        ahead = self.averager.extrapolated(shown, out, blocks, (micro.base_state, remembered | state), communicator)
+        if ahead is not None:
+            key, direction = ahead
+            averages = replace(averages, keys=[*averages.keys, key], rows=[*averages.rows, direction])
         if accumulated.scale is not None:
             weighted_sum([list(out)], accumulated.scale.reshape(1), out)
         return Outcome(shown.params, out, combination, remembered | state, accumulated, averages)

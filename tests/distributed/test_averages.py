@@ -19,7 +19,7 @@ from gradweight.step import averages
 from .pool import Pool
 from .problems import NAMES, Net, alone, base, batch, distance, losses_of, network, same_everywhere, share, together
 
-RULES: dict[str, Rule] = {"MConFIG": MConFIG(), "MoCo": MoCo(by_loss=True), "DBMTL": DBMTL()}
+RULES: dict[str, Rule] = {"MConFIG": MConFIG(for_adam=True), "MoCo": MoCo(by_loss=True), "DBMTL": DBMTL()}
 
 
 def start(rule: str, kind: str) -> tuple[Net, MultiObjectiveGradient]:

@@ -21,7 +21,13 @@ from gradweight.step import averages
 
 from ..rules.averaged_training import NAMES, batch, losses_of, network, parameters, trained, wrapped
 
-RULES = {"MConFIG": MConFIG(), "MoCo": MoCo(), "MoCo by loss": MoCo(by_loss=True), "DBMTL": DBMTL()}
+RULES = {
+    "MConFIG": MConFIG(),
+    "MConFIG for Adam": MConFIG(for_adam=True),
+    "MoCo": MoCo(),
+    "MoCo by loss": MoCo(by_loss=True),
+    "DBMTL": DBMTL(),
+}
 every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
 
 
@@ -30,7 +36,7 @@ def snapshot(opt: MultiObjectiveGradient) -> dict[str, Tensor]:
         f"{i} {key}": value.clone()
         for i, p in enumerate(opt.param_groups[0]["params"])
         for key, value in opt.state.get(p, {}).items()
-        if key.startswith("average")
+        if key.startswith(("average", "direction"))
     }
 
 
@@ -50,7 +56,7 @@ def test_only_a_step_keeps_them(rule: Any) -> None:
         opt.backward(losses_of(net, batch(i)))
         opt.step()
     before, state = snapshot(opt), copy.deepcopy(opt.param_groups[0]["rule_state"])
-    assert len(before) == 3 * 4
+    assert len(before) == (16 if getattr(rule, "for_adam", False) else 12)
     opt.zero_grad()
     opt.backward(losses_of(net, batch(3)))
     first = [p.grad.clone() for p in net.parameters() if p.grad is not None]
