@@ -98,14 +98,13 @@ class AveragingRule(StatefulRule, Protocol):
 
     ``average(state, /, *, ...) -> (keep, scale, state)`` says how each average goes on, two (m,) arrays:
     ``average_i <- keep_i average_i + scale_i g_i``, from 0. The state that it returns is the one that ``update`` is
-    given in the same step, with the Gram matrix of the new averages; the direction is their weighted sum.
+    given in the same step, with the Gram matrix of the new averages; the direction is their weighted sum. All are kept
+    once the optimizer has stepped, and stored, moved and sharded as its own state is.
 
-    Its keyword-only parameters are some of ``losses`` (m,), of which those that are not due are NaN, ``due`` (m,), 1
-    for each loss whose gradient the step has, else 0, in which case its average stays as it is whatever is returned,
-    and ``norms`` (m,), of the gradients. All are stored, moved and sharded as the optimizer's own state is, and kept
-    once the optimizer has stepped.
+    Its keyword-only parameters are some of ``losses`` (m,), of which those that are not due are NaN, ``norms`` (m,), of
+    the gradients, and ``due`` (m,), 1 for each loss whose gradient the step has, else 0: its average stays as it is.
 
-    With a method ``extrapolate(state) -> a``, 0-dim, of the state that ``update`` has returned, what is followed is
+    With ``extrapolate(state) -> a``, 0-dim, of the state that ``update`` has returned, what is followed is
     ``d + a (d - d')``, d' the direction d of the step before, which is kept as the averages are.
     """
 

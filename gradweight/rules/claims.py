@@ -139,17 +139,9 @@ GROUPS: dict[str, tuple[Claims, ...]] = {
             "",
             "equal progress on a few tasks; for more than two prefer AngleBisector or ConFIG, which cannot turn round",
         ),
+        _claims(rules.DBMTL(), "scale-free pareto", "tasks of different scales, by averages of gradients", degree=None),
         _claims(
-            rules.DBMTL(),
-            "scale-free pareto",
-            "tasks of different scales: as long as each other, by averages over the steps",
-            degree=None,
-        ),
-        _claims(
-            rules.DBMTL(beta=0.0),
-            "unit-length scale-free pareto",
-            "the same without averages, for nothing that is kept",
-            setting="(beta=0)",
+            rules.DBMTL(beta=0.0), "unit-length scale-free pareto", "the same without averages", setting="(beta=0)"
         ),
         _claims(rules.AlignedMTL(), "pareto", "tasks whose gradients are nearly parallel or of very different norms"),
         _claims(
@@ -238,12 +230,7 @@ GROUPS: dict[str, tuple[Claims, ...]] = {
     "Small batches, and gradients that may be corrupt": (
         _claims(rules.SDMGrad(), "ordered pareto", "small batches, and the mean loss matters most"),
         _claims(rules.MoDo(), "pareto", "small batches: MGDA's weights, approached over many steps", degree=None),
-        _claims(
-            rules.MoCo(),
-            "pareto",
-            "small batches: the same from averages of the gradients, which small batches do not bias",
-            degree=None,
-        ),
+        _claims(rules.MoCo(), "pareto", "the same by averages of gradients, which correct their bias", degree=None),
         _claims(rules.Krum(), "pareto", "gradients of several sources, a few of which may be corrupt", losses=(4, 16)),
         _claims(rules.TrimmedMean(), "", "the same, coordinate by coordinate", losses=(3, 16)),
     ),
