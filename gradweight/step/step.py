@@ -29,6 +29,7 @@ from .micro_batch import MicroBatch
 from .phase import Phase
 from .plans import Outcome
 from .progress import Progress
+from .retained import remember_retained, warn_of_two_rules
 from .rule_state import STATE_KEY, keep, saved_in
 from .settings import Settings
 from .state_names import warn_of_another_rule, warn_of_other_losses
@@ -54,6 +55,7 @@ class Step:
         deferred: what the last `join` or `split_at` left for the host's backward pass.
         scaler: what the last `backward` was given.
         warned: whether it was said that a step follows other gradients.
+        two_rules: whether it was said that another wrapper was given the same losses.
         through_wrapper: whether the base's step that is to come was called by the wrapper.
         loaded: whether a checkpoint was loaded, and no `backward` called since.
         dropped, dropped_before: directions cleared since the last step that followed one; as this step began.
@@ -67,6 +69,7 @@ class Step:
     deferred: weakref.ref[Deferred] | None = None
     scaler: weakref.ref[Any] | None = None
     warned: bool = False
+    two_rules: bool = False
     through_wrapper: bool = False
     loaded: bool = False
     dropped: int = 0
@@ -116,6 +119,9 @@ class Step:
     ) -> Combination:
         """Add the gradients of one micro-batch and write the new direction to ``.grad``."""
         losses, names = split_due(as_plain(losses), due, self.settings.averager)
+        self.two_rules = self.two_rules or warn_of_two_rules(losses, self)
+        if retain_graph:
+            remember_retained(losses, self)
         params = self.params()
         communicator = self.communicator(params)
         with nullcontext() if self.local_only else communicator.telling_errors():
