@@ -477,6 +477,19 @@ def test_a_second_backward_pass(retain: bool) -> None:
         assert p.grad is g is None or torch.equal(p.grad, g)
 
 
+@pytest.mark.parametrize("retain", [False, True])
+def test_the_tensors_own_graphs_are_retained_with_the_host_s(retain: bool) -> None:
+    policy = Policy()
+    opt = wrapped(policy)
+    y = policy.critic(torch.ones(2, 8, dtype=torch.float64))
+    opt.split_at({"y": y})["y"].sum().backward(retain_graph=retain)
+    if retain:
+        torch.autograd.grad(y.sum(), policy.critic.weight)
+    else:
+        with pytest.raises(RuntimeError, match="second time"):
+            torch.autograd.grad(y.sum(), policy.critic.weight)
+
+
 def test_a_tensor_that_is_computed_from_another_s_stand_in() -> None:
     policy = Policy()
     opt = wrapped(policy)
