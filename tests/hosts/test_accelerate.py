@@ -131,6 +131,8 @@ def test_backward_on_the_prepared_optimizer_says_that_it_has_none() -> None:
     _, prepared = accelerator.prepare(net, wrapped(net))
     with pytest.raises(AttributeError, match=r"no attribute 'backward': .* Write accelerator\.backward\(opt\.join"):
         prepared.backward(losses(net, *batches()[0]))
+    with pytest.raises(AttributeError, match=r"no attribute 'split_at': call it on your own opt"):
+        prepared.split_at({})
 
 
 def test_the_explanation_is_for_wrappers_and_hides_nothing() -> None:

@@ -81,6 +81,19 @@ def test_automatic_optimisation(tmp_path: Path, settings: dict[str, Any], like: 
     assert_same(module.net.state_dict(), by_hand(scheduler=halving, base=torch.optim.SGD, **like))
 
 
+def test_losses_that_are_split_at(tmp_path: Path) -> None:
+    """Lightning goes backward through a plain sum of them, divided by the number of micro-batches."""
+
+    class Split(Automatic):
+        def training_step(self, batch: Any, index: int) -> torch.Tensor:
+            terms = self.optimizers().split_at(losses(self.net, *batch))
+            return torch.stack([*terms.values()]).sum()
+
+    module = Split(base=torch.optim.SGD)
+    trainer(tmp_path, accumulate_grad_batches=3, gradient_clip_val=0.5).fit(module, loader())
+    assert_same(module.net.state_dict(), by_hand(scheduler=halving, base=torch.optim.SGD, accumulate=3, clip_norm=0.5))
+
+
 def test_validation_between_epochs_changes_nothing(tmp_path: Path) -> None:
     class Validated(Automatic):
         def validation_step(self, batch: Any, index: int) -> None:
