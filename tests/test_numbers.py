@@ -120,7 +120,7 @@ def test_the_physics_informed_network() -> None:
     text = page("docs/pinn.md")
     assert f"| sum of the two losses | {errors['Sum']:.1f} |" in text
     assert f"x 1,000,000 | {by_hand} / {errors['Constant, boundary x 1,000,000']:.1f} |" in text
-    assert f"| `AngleBisector`, nothing tuned | {errors['AngleBisector']:.1g} |" in text
+    assert f"| `AngleBisector`, nothing tuned | {errors['AngleBisector']:.2g} |" in text
 
 
 def test_angles_and_scores() -> None:
