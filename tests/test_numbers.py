@@ -56,6 +56,15 @@ def test_the_step_in_the_readme() -> None:
     assert head.format(*milliseconds) in text
 
 
+def test_what_shared_features_spare() -> None:
+    (cell,) = (r for r in results("step")["results"] if r["cell"] == "transformer")
+    one_by_one, shared = (
+        cell["ratio_quartiles"][f"gradweight {way}"][1] for way in ("AngleBisector", "UPGrad, shared=")
+    )
+    text = " ".join(page("docs/multi-task.md").split())
+    assert f"took {one_by_one:.2f} times that of the summed loss on two CPU cores, and {shared:.2f} times with" in text
+
+
 @pytest.mark.parametrize("name", ["README.md", "docs/reproduced.md"])
 def test_the_ring(name: str) -> None:
     summary = results("ring")["summary (mean, margin of 95%)"]
