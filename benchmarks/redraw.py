@@ -24,6 +24,7 @@ from benchmarks.studies.angles import report as angles
 from benchmarks.studies.images import report as images
 from benchmarks.studies.ring import study, study_figure, study_report
 from benchmarks.studies.ring.study_runs import HALF, Setting
+from benchmarks.studies.theory import draw as theory
 
 __all__ = ["DRAWN", "redraw"]
 
@@ -80,6 +81,11 @@ def _ring_jax(folder: Path) -> None:
     in_jax.draw(folder)
 
 
+def _theory(folder: Path) -> None:
+    theory.draw_pull(folder / "pull.png")
+    theory.draw_games(folder / "games.png")
+
+
 DRAWN: dict[str, Callable[[Path], None]] = {
     "angles": _angles,
     "advas": _results(advas.draw, "advas"),
@@ -94,6 +100,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "ring_study": _ring_study(Setting()),
     "ring_study_half": _ring_study(HALF),
     "rules": _rules,
+    "theory": _theory,
     "step": _results(step.draw, "step"),
 }
 DRAWN |= {f"{name}/cuda": DRAWN[name] for name in ("advas", "engines", "losses", "memory", "overhead", "step")}

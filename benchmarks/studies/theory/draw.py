@@ -17,21 +17,15 @@ from __future__ import annotations
 import argparse
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
-import matplotlib
 import torch
 from torch import Tensor
 
 from benchmarks.folders import add_output_arguments, output_folder
+from benchmarks.pictures import BLUE, GREEN, GREY, INK, RED, log_axis, panels, picture, save
 from gradweight.gan import Alpha, Vanilla, advas_penalty
 
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
-
-INK, GREY = "#333333", "#bbbbbb"
-COLOURS = ("#333333", "#0072b2", "#d55e00", "#009e73")
-STYLE = {"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY}
+COLOURS = (INK, BLUE, RED, GREEN)
 
 ORDERS = {
     r"$\alpha_D$": [(1.0, 1.0), (0.7, 1.0), (0.5, 1.0), (0.2, 1.0)],
@@ -60,14 +54,14 @@ def pull(x: Tensor, loss: Alpha) -> Tensor:
     return torch.autograd.grad(loss.generator(logits)["fake"] * len(x), x)[0] / vector
 
 
-@plt.rc_context(STYLE)
+@picture()
 def draw_pull(path: Path) -> None:
     """Densities, C and C^NS; on the left for several alpha_D, on the right for several alpha_G."""
     x = torch.linspace(-1.5, 5.5, 700, dtype=torch.float64)
-    figure, axes = plt.subplots(3, 2, figsize=(11, 8.5), layout="constrained", sharex=True, sharey="row")
+    figure, axes = panels(3, 2, 8.2, sharex=True, sharey="row")
     for (order, settings), column in zip(ORDERS.items(), axes.T, strict=True):
         log_r, log_g = log_densities(x)
-        for log, label, colour in ((log_r, "data", "#7a7a7a"), (log_g, "generated", "#d1603d")):
+        for log, label, colour in ((log_r, "data", GREY), (log_g, "generated", RED)):
             column[0].fill_between(x, log.exp(), color=colour, alpha=0.25, lw=0, label=f"density: {label}")
         for (alpha_d, alpha_g), colour in zip(settings, COLOURS, strict=True):
             label = f"({alpha_d:g}, {alpha_g:g})"
@@ -75,20 +69,21 @@ def draw_pull(path: Path) -> None:
                 column[0].plot(x, (alpha_d * (log_r - log_g)).sigmoid(), color=colour, lw=1.3, label=f"best D {label}")
             for axis, saturating in zip(column[1:], (True, False), strict=True):
                 axis.plot(x, pull(x, Alpha(alpha_d, alpha_g, saturating)), color=colour, lw=1.5, label=label)
-        column[0].set_title(f"density and best discriminator; {order} varies", loc="left", fontsize=11)
-        column[1].set_title("saturating: $C$", loc="left", fontsize=11)
-        column[2].set_title(r"not saturating: $C^{NS}$", loc="left", fontsize=11)
+        column[0].set_title(f"density, best discriminator; {order} varies")
+        column[0].set_ylim(-0.03, 1.45)
+        column[1].set_title("saturating: $C$")
+        column[2].set_title(r"not saturating: $C^{NS}$")
         column[2].set_xlabel("place of a generated sample")
-        column[0].legend(frameon=False, fontsize=8, ncols=2, loc="upper left")
-        column[1].legend(frameon=False, fontsize=9, title=r"$(\alpha_D, \alpha_G)$", loc="lower left")
+        column[0].legend(ncols=2, loc="upper left", columnspacing=1)
+        column[1].legend(title=r"$(\alpha_D, \alpha_G)$", loc="lower left")
     for axis in axes[1:].flat:
-        axis.set_yscale("log")
         axis.set_ylim(1e-4, 20)
-    for axis in axes.flat:
-        tidy(axis)
-        axis.set_xlim(-1.5, 5.5)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
+        log_axis(axis, "y", "", (1e-4, 1e-3, 1e-2, 0.1, 1, 10))
+    for axis in axes[1:, 0]:
+        axis.set_ylabel("pull on a sample (log scale)")
+    axes[0, 0].set_ylabel("density; D")
+    axes[0, 0].set_xlim(-1.5, 5.5)
+    save(figure, path)
 
 
 def weighted_game(shifts: Tensor, w_r: float, w_f: float) -> list[float]:
@@ -134,33 +129,27 @@ def assisted_game(distances: Tensor) -> dict[str, list[float]]:
     return found
 
 
-@plt.rc_context(STYLE)
+@picture()
 def draw_games(path: Path) -> None:
     """The two games side by side."""
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    figure, axes = panels(1, 2, 3.6)
+    left, right = axes[0]
     shifts = torch.linspace(-4, 4, 81)
     for weights, colour in zip(((1.0, 1.0), (2.0, 0.5), (4.0, 1.0)), COLOURS, strict=False):
         left.plot(shifts, weighted_game(shifts, *weights), color=colour, lw=1.5, label="({:g}, {:g})".format(*weights))
-    left.legend(frameon=False, fontsize=9, title="$(w_r, w_f)$", loc="lower right")
-    left.set_title("weighted losses: least where generated is data", loc="left", fontsize=11)
+    left.legend(title="$(w_r, w_f)$", loc="lower right")
+    left.set_title("Least where generated is data")
     left.set(xlabel="mean of the generated samples (of the data: 0)", ylabel="$\\max_D L^{aw}$, less its least value")
     distances = torch.linspace(-3, 3, 121)
     for (label, values), colour in zip(assisted_game(distances).items(), COLOURS[1:], strict=False):
         right.plot(distances, values, color=colour, lw=1.5, label=label)
-    right.legend(frameon=False, fontsize=9, loc="upper center")
-    right.set_title("AdvAs: zero together, at the best adversary", loc="left", fontsize=11)
+    right.legend(loc="upper center")
+    right.set_title("AdvAs: zero together, at the best")
     right.set_xlabel("distance of the adversary from its best")
     for axis in (left, right):
-        tidy(axis)
+        axis.margins(x=0)
         axis.set_ylim(bottom=0)
-    figure.savefig(path, dpi=110)
-    plt.close(figure)
-
-
-def tidy(axis: Any) -> None:
-    axis.spines[["top", "right"]].set_visible(False)
-    axis.grid(color=GREY, alpha=0.35, linewidth=0.5)
-    axis.margins(x=0)
+    save(figure, path)
 
 
 def main(words: list[str] | None = None) -> None:
