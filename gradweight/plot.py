@@ -190,7 +190,7 @@ def _draw_values(place: Any, records: list[dict[str, float]], names: list[str], 
             scale = " (log scale)"
         else:  # weights may be negative: logarithmic on both sides of a linear stretch
             place.set_yscale("symlog", linthresh=sizes[len(sizes) // 10])
-            scale = " (log scale on both sides of 0)"
+            scale = "\n(log scale on both sides of 0)"
     place.set_ylabel(PANELS[key] + scale)
 
 
