@@ -1,12 +1,12 @@
 """CR-MOGM: the weights of another rule, averaged over the steps."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..rule import Array, Names, Rule, State, array_namespace, faster_on_numpy_from
 from ._arguments import check_range
 from ._shares import has_gradient
-from ._wrapped import check_known, check_wrapped, decide, given_signals, initial
+from ._wrapped import Wrapped, check_known, given_signals
 
 
 @dataclass(frozen=True)
@@ -50,9 +50,10 @@ class CRMOGM:
 
     rule: Rule
     alpha: float = 0.9
+    inner: Wrapped = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_wrapped("CRMOGM", self.rule)
+        object.__setattr__(self, "inner", Wrapped.of("CRMOGM", self.rule, "wrapped."))
         check_range("CRMOGM", "alpha", self.alpha, 0, 1, below=True)
 
     @property
@@ -68,7 +69,7 @@ class CRMOGM:
     def init(self, gram: Array) -> State:
         xp = array_namespace(gram)
         own = {"average": 0 * xp.linalg.diagonal(gram), "seen": 0 * xp.linalg.diagonal(gram)}
-        return own | initial(self.rule, gram, "wrapped.")
+        return own | self.inner.initial(self.rule, gram)
 
     def update(
         self,
@@ -82,9 +83,9 @@ class CRMOGM:
         **signals: Any,
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        check_known("CRMOGM", signals, self.rule)
+        check_known(signals, self.inner)
         given = given_signals(names, losses, step, signals)
-        new, after = decide("CRMOGM", self.rule, gram, state, "wrapped.", given)
+        new, after = self.inner.decide(self.rule, gram, state, given)
         active = has_gradient(gram)
         old = xp.where(state["seen"] > 0, state["average"], new)
         average = xp.where(active > 0, self.alpha * old + (1 - self.alpha) * new, state["average"])

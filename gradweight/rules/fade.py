@@ -1,12 +1,12 @@
 """Fade: the weights of one rule at first, of another in the end, and a mixture of both between."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..rule import Array, Names, Rule, State, array_namespace, faster_on_numpy_from
 from ._arguments import check_whole
 from ._solvers.arrays import at_least, at_most
-from ._wrapped import check_known, check_wrapped, decide, given_signals, initial
+from ._wrapped import Wrapped, check_known, given_signals
 
 
 @dataclass(frozen=True)
@@ -44,10 +44,11 @@ class Fade:
     second: Rule
     steps: int
     start: int = 0
+    inner: tuple[Wrapped, Wrapped] = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_wrapped("Fade", self.first)
-        check_wrapped("Fade", self.second)
+        inner = Wrapped.of("Fade", self.first, "first."), Wrapped.of("Fade", self.second, "second.")
+        object.__setattr__(self, "inner", inner)
         check_whole("Fade", "steps", self.steps, 1)
         check_whole("Fade", "start", self.start, 0)
 
@@ -67,7 +68,8 @@ class Fade:
         return max(map(faster_on_numpy_from, self.rules))
 
     def init(self, gram: Array) -> State:
-        return initial(self.first, gram, "first.") | initial(self.second, gram, "second.")
+        first, second = self.inner
+        return first.initial(self.first, gram) | second.initial(self.second, gram)
 
     def update(
         self,
@@ -81,10 +83,11 @@ class Fade:
         **signals: Any,
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        check_known("Fade", signals, *self.rules)
+        check_known(signals, *self.inner)
         given = given_signals(names, losses, step, signals)
-        u, one = decide("Fade", self.first, gram, state, "first.", given)
-        v, other = decide("Fade", self.second, gram, state, "second.", given)
+        first, second = self.inner
+        u, one = first.decide(self.first, gram, state, given)
+        v, other = second.decide(self.second, gram, state, given)
         like = 0 * xp.sum(xp.linalg.diagonal(gram))
         share = at_most(at_least((step - self.start + xp.zeros_like(like)) / self.steps, 0), 1)
         return u + share * (v - u), one | other

@@ -1,12 +1,12 @@
 """Normalized: another rule, shown gradients that are divided by their norms or by their losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from ..rule import Array, Names, Rule, Signals, State, array_namespace, faster_on_numpy_from
 from ._shares import has_gradient
 from ._solvers.correlations import correlations, inverse_norms
-from ._wrapped import check_known, check_wrapped, decide, given_signals, initial
+from ._wrapped import Wrapped, check_known, given_signals
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,10 @@ class Normalized:
 
     rule: Rule
     by: Literal["norm", "loss"] = "norm"
+    inner: Wrapped = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        check_wrapped("Normalized", self.rule)
+        object.__setattr__(self, "inner", Wrapped.of("Normalized", self.rule, "wrapped."))
         if self.by not in ("norm", "loss"):
             raise ValueError(f"Normalized needs by 'norm' or 'loss'; got {self.by!r}")
 
@@ -69,7 +70,7 @@ class Normalized:
         return faster_on_numpy_from(self.rule)
 
     def init(self, gram: Array) -> State:
-        return initial(self.rule, gram, "wrapped.")
+        return self.inner.initial(self.rule, gram)
 
     def update(
         self,
@@ -83,7 +84,7 @@ class Normalized:
         **signals: Any,
     ) -> tuple[Array, State]:
         xp = array_namespace(gram)
-        check_known("Normalized", signals, self.rule)
+        check_known(signals, self.inner)
         if self.by == "norm":
             inverse = inverse_norms(gram)
             shown = correlations(gram, inverse)
@@ -97,5 +98,5 @@ class Normalized:
             shown = xp.where(active[:, None] & active[None, :], gram, 0) * inverse[:, None] * inverse[None, :]
             inverse = xp.where(xp.any(there & (losses < 0)), xp.nan, inverse)
         given = given_signals(names, losses, step, signals)
-        weights, after = decide("Normalized", self.rule, shown, state, "wrapped.", given)
+        weights, after = self.inner.decide(self.rule, shown, state, given)
         return weights * inverse, after

@@ -6,7 +6,7 @@ from typing import ClassVar
 
 from ..rule import Array, State, array_namespace
 from ._arguments import by_name, check_range, check_table, position
-from ._solvers.arrays import matvec
+from ._solvers.arrays import chosen, matvec
 from ._solvers.cone import shortest_combination
 from ._solvers.correlations import correlations, inverse_norms
 from ._solvers.quadratic import nonnegative_minimiser
@@ -83,19 +83,18 @@ class PCD:
         cosine = correlations(gram, inverse_norm)
 
         others = [i for i in range(len(names)) if i != p]
-        y = xp.stack([length[i] if i == p else 0 * length[i] for i in range(len(names))])
+        added = length[:0]
         if others:
-            among = xp.stack([xp.stack([cosine[i, j] for j in others]) for i in others])
-            to_primary, wanted = xp.stack([cosine[i, p] for i in others]), self._shares(names, p, length)
+            among = chosen(xp.matrix_transpose(chosen(cosine, others)), others)
+            to_primary, wanted = chosen(cosine[:, p], others), self._shares(names, p, length)
             present = xp.linalg.diagonal(among)
             _, possible = shortest_combination(among, present)
             # in coordinates along unit gradients, of a size of 1
-            linear = to_primary * length[p] - wanted * xp.stack([length[j] for j in others])
+            linear = to_primary * length[p] - wanted * chosen(length, others)
             size = xp.max(xp.abs(linear))
             unit = xp.where(possible & (size > 0), size, 1)
             added = nonnegative_minimiser(among, (xp.where(possible, linear, 0) / unit)[None, :])[0, :] * unit
-            at = {j: i for i, j in enumerate(others)}
-            y = xp.stack([y[j] if j == p else added[at[j]] for j in range(len(names))])
+        y = xp.concat([added[:p], length[p : p + 1], added[p:]])
         squared = xp.sum(y * matvec(cosine, y))
         clear = (squared > rounding_of(cosine, y[None, :])[0] * xp.sum(xp.abs(y))) & active[p]
         norm = 1 / xp.where(active[p], inverse_norm[p], 1)

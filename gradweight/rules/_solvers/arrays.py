@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,8 @@ def matvec(matrix: Array, vector: Array) -> Array:
 
 
 def identity(matrix: Array) -> Array:
+    if is_numpy(matrix):
+        return np.eye(matrix.shape[-1], dtype=matrix.dtype)
     return array_namespace(matrix).eye(matrix.shape[-1], **like(matrix))
 
 
@@ -48,6 +51,11 @@ def at_least(array: Array, low: Any) -> Array:
 def at_most(array: Array, high: Any) -> Array:
     """``xp.clip(array, None, high)``."""
     return np.minimum(array, high) if is_numpy(array) else array_namespace(array).clip(array, None, high)
+
+
+def chosen(array: Array, indices: Sequence[int]) -> Array:
+    """``array[indices]`` along the first axis; by a list, which JAX takes for no index."""
+    return array[list(indices)] if is_numpy(array) else array_namespace(array).stack([array[i] for i in indices])
 
 
 def is_numpy(array: Array) -> bool:

@@ -89,4 +89,4 @@ def _times(x: Any, factor: int) -> Any:
 
 
 def _low(x: Any) -> Any:
-    return x & _MASK if isinstance(x, int) or "int64" in str(x.dtype) else x
+    return x & _MASK if isinstance(x, int) or x.dtype.itemsize > 4 else x
