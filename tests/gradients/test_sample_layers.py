@@ -204,6 +204,19 @@ def test_a_scale_and_single_precision():
     torch.testing.assert_close(streamed_gram(losses, list(net.parameters()), torch.tensor(4.0)), 16 * plain)
 
 
+def test_weights_that_autocast_has_cast():
+    net = nn.Sequential(nn.Linear(8, 16), nn.ReLU(), nn.Linear(16, 4)).float()
+    params, x = list(net.parameters()), torch.randn(6, 8, dtype=torch.float32)
+    with torch.autocast("cpu"):
+        values = (net(x).float().square().mean(1) + net(x.flip(1)).float().sum(1)).unbind()
+    layers = layers_by_sample(values, params)
+    assert [len(uses) for uses in (*layers.weights.values(), *layers.biases.values())] == [2, 2, 2, 2]
+    expected = gram(list(by_autograd(values, params, [True] * len(values))))
+    found = streamed_gram({str(i): loss for i, loss in enumerate(values)}, params, None)
+    # rows are rounded to bfloat16, 2**-9, where these products are not
+    torch.testing.assert_close(found, expected, rtol=0, atol=2**-8 * expected.abs().max().item())
+
+
 STEPS = {
     "linear": lambda h, w: F.linear(h, w, w.new_tensor([1.0, 2.0, 3.0])),
     "bias": lambda h, w: F.linear(h, w.detach(), w[0]),
