@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import matplotlib
 
+from benchmarks.studies.helps.methods import COMMON
+
 if TYPE_CHECKING:
     from benchmarks.studies.helps.report import Judged
 
@@ -20,21 +22,23 @@ def draw(problems: dict[str, dict[str, Judged]], path: Path) -> None:
     """A panel for each problem, a row for each method."""
     plt.rcParams.update({"font.size": 10, "font.family": "DejaVu Sans", "axes.linewidth": 0.6, "axes.edgecolor": GREY})
     names = list(dict.fromkeys(name for judged in problems.values() for name in judged if name != "Sum"))
-    common = [name for name in names if all(name in judged for judged in problems.values())]
-    rows = len(common) + any(len(judged) > len(common) + 1 for judged in problems.values())
+    common = [name for name in COMMON if name in names]
+    rows = len(common) + (len(common) < len(names))
     figure, axes = plt.subplots(
         1, len(problems), figsize=(2 + 2.3 * len(problems), 1.3 + 0.36 * rows), layout="constrained", squeeze=False
     )
     for i, (axis, (problem, judged)) in enumerate(zip(axes[0], problems.items(), strict=True)):
         own = [name for name in judged if name not in common and name != "Sum"]
         for y, name in enumerate([*common, *own]):
-            _row(axis, y, judged, name)
+            if name in judged:
+                _row(axis, y, judged, name)
         for name in own:
             axis.text(0.02, len(common) - 0.42, name, transform=axis.get_yaxis_transform(), fontsize=8, color=INK)
         axis.axvline(1, color=INK, linewidth=0.8)
         axis.set(xscale="log", ylim=(rows - 0.4, -0.6))
         low, high = axis.get_xlim()
-        ticks = [t for t in (0.1, 0.2, 0.5, 1, 2, 5, 10) if low <= t <= high]
+        numbers = (0.1, 1, 10, 100) if high > 30 * low else (0.1, 0.2, 0.5, 1, 2, 5, 10)
+        ticks = [t for t in numbers if low <= t <= high]
         axis.set_xticks(ticks, [f"{t:g}" for t in ticks])
         axis.minorticks_off()
         axis.set_yticks(

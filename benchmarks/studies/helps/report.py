@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.studies.helps.figure import draw
-from benchmarks.studies.helps.methods import FINE, FIXED, PROBLEMS, Scale, methods
+from benchmarks.studies.helps.methods import COMMON, FINE, FIXED, PROBLEMS, Scale, methods
 from benchmarks.studies.helps.runs import JUDGED, Run, read_runs
 from benchmarks.studies.intervals import bootstrap, holm, sign_test
 from benchmarks.tables import markdown
@@ -98,9 +98,8 @@ def _compared(scores: dict[str, dict[int, float]], base: str) -> dict[str, Compa
 def overview(problems: dict[str, dict[str, Judged]]) -> str:
     """A row for each method: its error over the sum's on each problem, and how often it was clearly better or worse."""
     names = list(dict.fromkeys(name for judged in problems.values() for name in judged if name != "Sum"))
-    common = [name for name in names if all(name in judged for judged in problems.values())]
     rows = []
-    for name in [*common, *(name for name in names if name not in common)]:
+    for name in sorted(names, key=lambda name: name not in COMMON):  # what is made for one problem comes last
         to = {base: [judged[name].to.get(base) for judged in problems.values() if name in judged] for base in BASES}
         ratios = [_ratio(judged[name].to.get("Sum")) if name in judged else "" for judged in problems.values()]
         rows.append([_name(name), *ratios, *map(_counts, to.values())])

@@ -13,13 +13,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
+from benchmarks.folders import CITED, ROOT
 from benchmarks.studies.helps import __main__ as helps
 from benchmarks.studies.helps.adversarial import Codec, Ring
 from benchmarks.studies.helps.digits import Digits
 from benchmarks.studies.helps.methods import FINE, FIXED, FULL, PROBLEMS, QUICK, methods, trials
 from benchmarks.studies.helps.networks import initial, with_derivatives
 from benchmarks.studies.helps.pinns import VISCOSITY, Burgers, Helmholtz, burgers_solution, waves
-from benchmarks.studies.helps.report import END, MARK, insert, judged_by, overview, tables
+from benchmarks.studies.helps.report import END, MARK, insert, judged_by, overview, read, tables
 from benchmarks.studies.helps.runs import JUDGED, TUNING, Run, Runs
 from benchmarks.studies.helps.training import Problem, train
 from benchmarks.studies.intervals import holm
@@ -171,6 +172,13 @@ def test_a_page_without_its_marks_is_refused() -> None:
     assert insert(f"a\n{begin}\nold\n{END}\nb", {"overview": "new"}) == f"a\n{begin}\n\nnew\n\n{END}\nb"
     with pytest.raises(ValueError, match="needs the lines"):
         insert("a\nb", {"overview": "new"})
+
+
+def test_the_page_shows_what_is_in_the_results() -> None:
+    """docs/does-it-help.md is what ``--report --cite`` makes of the runs that are kept."""
+    problems = read(CITED / "helps")
+    page = (ROOT / "docs" / "does-it-help.md").read_text()
+    assert insert(page, {"overview": overview(problems), "tables": tables(problems)}) == page
 
 
 # ---- the script
