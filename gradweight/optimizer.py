@@ -21,9 +21,9 @@ from .distributed import Reduce, check_group
 from .gradients.engines import Engine
 from .gradients.losses import Losses
 from .rule import Rule
-from .step.averages import Due
 from .step.blocks import Blocks, blocks_or_trunk
 from .step.combiner import Combiner
+from .step.due import Due
 from .step.join import join
 from .step.replay import Replay
 from .step.rule_state import load, save

@@ -8,7 +8,7 @@ overflow, an error) leaves them as they were.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
@@ -26,39 +26,10 @@ from ..linalg.weighted_sum import weighted_sum
 from ..rule import AveragingRule, State, check_weights
 from .state_names import average_of, for_losses, state_of, title
 
-__all__ = ["Averager", "Due", "ProposedAverages", "split_due"]
-
-Due: TypeAlias = str | Collection[str] | None
-"""Which losses are due in a step, by name; None: all."""
+__all__ = ["Averager", "ProposedAverages"]
 
 SIGNALS = frozenset({"losses", "due", "norms"})
 """What ``average`` may declare."""
-
-
-def split_due(losses: Any, due: Due, averager: Averager | None) -> tuple[Any, tuple[str, ...]]:
-    """The losses that are due, and the names of all where these are not all of them, else nothing.
-
-    Raises:
-        TypeError: a rule that does not remember the gradients of the others; losses that one function returns.
-        ValueError: a name that no loss has, or none at all.
-    """
-    if due is None:
-        return losses, ()
-    if averager is None:
-        raise TypeError(
-            "due= leaves out losses whose gradients the rule remembers, which takes one that asks for averages of them "
-            "(gradweight.rules.MConFIG, say): leave those that are not due out of the mapping"
-        )
-    names = [due] if isinstance(due, str) else list(due)
-    if not isinstance(losses, Mapping):
-        raise TypeError(f"due={due!r} needs a mapping of all losses by name; got {type(losses).__name__}")
-    if not names or not set(names) <= set(losses):
-        raise ValueError(f"due must name losses of this step, {list(losses)}, which are all there are; got {due!r}")
-    given = {name: losses[name] for name in losses if name in names}
-    vectors = [name for name, loss in given.items() if isinstance(loss, Tensor) and loss.numel() > 1]
-    if vectors:
-        raise ValueError(f"due= needs scalar losses, each with an average of its own; {vectors} are vectors")
-    return given, tuple(losses)
 
 
 @dataclass(frozen=True)
@@ -86,7 +57,7 @@ class ProposedAverages:
         for key, row in zip(self.keys, self.rows, strict=True):
             for p, average in zip(self.params, row, strict=True):
                 # an optimizer makes its own state where a parameter has none, at its first step along a gradient
-                if average is None or (p.grad is None and not state.get(p)):
+                if average is None or (p.grad is None and not _state_of(p, state)):
                     continue
                 old = state[p].get(key)
                 if old is None or not is_launch_bound(old.device) or not fits(average, old):
@@ -152,7 +123,7 @@ class Averager:
         """
         state, saved = kept
         keys = [average_of(self.kind, given.names, name) for name in given.names]
-        before = [communicator.local_parts([state.get(p, {}).get(key) for p in given.params]) for key in keys]
+        before = [communicator.local_parts(_kept(state, key, given.params)) for key in keys]
         like: list[Tensor] = communicator.local_parts(given.params)  # type: ignore[assignment]
         parts = _parts(given, blocks)
         norms = self._norms(given, parts, communicator) if "norms" in self.declared else {}
@@ -209,7 +180,7 @@ class Averager:
             return None
         state, remembered = kept
         key = for_losses(f"direction by {self.kind}", given.names)
-        before = communicator.local_parts([state.get(p, {}).get(key) for p in given.params])
+        before = communicator.local_parts(_kept(state, key, given.params))
         direction: Row = [None] * len(out)
         for block, places in _parts(given, blocks).items():
             if block is None:
@@ -269,6 +240,17 @@ _NOT_LOADED = (
     "without them was loaded. torch.distributed.checkpoint.load fills what the optimizer has already: take one step "
     "with these losses, of any batch, before get_optimizer_state_dict()"
 )
+
+
+def _kept(state: Mapping[Any, Any], key: str, params: Sequence[Tensor]) -> Row:
+    return [_state_of(p, state).get(key) for p in params]
+
+
+def _state_of(p: Tensor, state: Mapping[Any, Any]) -> dict[str, Any]:
+    if p not in state:  # get() of the state of several optimizers would make an entry
+        return {}
+    found: dict[str, Any] = state[p]
+    return found
 
 
 def _parts(given: AccumulatedGradients, blocks: Sequence[str | None] | None) -> dict[str | None, list[int]]:

@@ -14,8 +14,8 @@ from ..gradients.losses import as_plain, check_losses
 from ..gradients.missing_losses import RankLosses
 from ..gradients.vector_losses import expanded
 from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
-from .averages import Due, split_due
 from .deferred import Deferred
+from .due import Due, split_due
 
 if TYPE_CHECKING:
     from .step import Step

@@ -21,9 +21,9 @@ from ..gradients.accumulation import AccumulatedGradients
 from ..gradients.losses import Losses, as_plain
 from ..gradients.vector_losses import expanded
 from ..rule import State
-from .averages import Due, split_due
 from .base_steps import count_steps
 from .deferred import Deferred
+from .due import Due, split_due
 from .grad_watch import GradWatch, added_to
 from .micro_batch import MicroBatch
 from .phase import Phase

@@ -281,6 +281,19 @@ def test_an_optimizer_that_makes_its_state_later_still_does() -> None:
     assert "exp_avg" in opt.state[net[0].weight]  # type: ignore[index]
 
 
+def test_several_bases() -> None:
+    net = network()
+    bases = [torch.optim.SGD(layer.parameters(), lr=0.1) for layer in (net[0], net[2])]  # type: ignore[index]
+    opt = MultiObjectiveGradient(bases, MConFIG())
+    for i, due in enumerate(NAMES, 1):
+        opt.zero_grad()
+        opt.backward(losses_of(net, batch(i)), due=due)
+        assert len(opt.state) == 4 * (i > 1)  # a backward makes no entries
+        opt.step()
+    np.testing.assert_array_equal(parameters(net), trained(MConFIG(), [[due] for due in NAMES]))
+    assert all(len(state) == 3 for base in bases for state in base.state.values())
+
+
 def test_on_a_gpu_the_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(averages, "is_launch_bound", lambda device: True)
     net = network()
