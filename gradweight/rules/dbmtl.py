@@ -1,7 +1,5 @@
 """DB-MTL: the gradients of the losses' logarithms, averaged over the steps, all as long as the longest."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

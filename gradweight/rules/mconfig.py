@@ -1,7 +1,5 @@
 """M-ConFIG: ConFIG's direction of the losses' averaged gradients, for one backward pass a step."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar

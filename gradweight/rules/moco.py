@@ -1,7 +1,5 @@
 """MoCo: MGDA's weights approached over many steps, from averages of the gradients."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
