@@ -21,6 +21,8 @@ from benchmarks.rules import many, paths, times
 from benchmarks.studies import pinn
 from benchmarks.studies.angles import measure
 from benchmarks.studies.angles import report as angles
+from benchmarks.studies.helps import figure as helps_figure
+from benchmarks.studies.helps import report as helps_report
 from benchmarks.studies.images import report as images
 from benchmarks.studies.ring import study, study_figure, study_report
 from benchmarks.studies.ring.study_runs import HALF, Setting
@@ -91,6 +93,7 @@ DRAWN: dict[str, Callable[[Path], None]] = {
     "advas": _results(advas.draw, "advas"),
     "distributed": _results(distributed.draw, "distributed"),
     "engines": _results(engines.draw, "engines"),
+    "helps": lambda folder: helps_figure.draw(helps_report.read(folder), folder / "helps.png"),
     "images": _images,
     "losses": _results(losses.draw, "losses"),
     "memory": _results(memory.draw, "memory"),

@@ -16,7 +16,18 @@ from benchmarks.studies.helps.runs import JUDGED, Run, read_runs
 from benchmarks.studies.intervals import bootstrap, holm, sign_test
 from benchmarks.tables import markdown
 
-__all__ = ["BASES", "Compared", "Judged", "compare", "insert", "judged_by", "overview", "tables", "write_report"]
+__all__ = [
+    "BASES",
+    "Compared",
+    "Judged",
+    "compare",
+    "insert",
+    "judged_by",
+    "overview",
+    "read",
+    "tables",
+    "write_report",
+]
 
 MARK, END = "<!-- benchmarks/studies/helps writes {} from here -->", "<!-- to here -->"
 LEVEL = 0.05
