@@ -37,6 +37,7 @@ __all__ = [
     "flattened",
     "group_named",
     "in_transform",
+    "is_complex_result",
     "is_transformed",
     "retains_graph",
     "selected",
@@ -112,6 +113,14 @@ def shape_of_result(node: Node, result: int) -> tuple[int, ...] | None:
         return tuple(node._input_metadata[result].shape)
     except AttributeError:
         return None
+
+
+def is_complex_result(node: Node, result: int) -> bool:
+    """Whether what this node of a graph computed has complex entries, or may have."""
+    try:
+        return bool(node._input_metadata[result].dtype.is_complex)
+    except AttributeError:
+        return True
 
 
 def at_the_end_of_the_backward_pass(function: Callable[[], None]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, TypeAlias
 from torch import Tensor, strided
 from torch.autograd.graph import Node
 
-from ..torch_private import selected, shape_of_result
+from ..torch_private import is_complex_result, selected, shape_of_result
 from .graph import Edge
 from .sample_ops import carrying_inputs, kind_of
 
@@ -128,6 +128,8 @@ def _walked(vector: Edge, n: int) -> tuple[list[Node], dict[Node, set[Place]]]:
 def _use_of(product: Any, position: int) -> tuple[Use, list[tuple[Place, Node]]] | None:
     """The use of the leaf at this input of a product, and the way to it; None if there is no leaf there."""
     if kind_of(product) == "Addmm" and (product._saved_alpha, product._saved_beta) != (1, 1):
+        return None
+    if is_complex_result(product, 0):  # a parameter that is real has the real part of the gradient only
         return None
     inputs = None if position == 0 else _first_factor(product)
     if position > 0 and inputs is None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
+from torch.autograd.function import BackwardCFunction
 from torch.autograd.graph import Node
 
 from ..torch_private import shape_of_result
@@ -24,8 +25,12 @@ The first dimension of both is a multiple of n."""
 
 
 def kind_of(node: Node) -> str:
-    """The operation without the number of its overload: ``Mul`` for ``MulBackward0``."""
-    return node.name().rstrip("0123456789").removesuffix("Backward")
+    """The operation without the number of its overload: ``Mul`` for ``MulBackward0``.
+
+    A function written in Python is named by its class, which may be any name: of such, the whole name is the kind.
+    """
+    name = node.name()
+    return name if isinstance(node, BackwardCFunction) else name.rstrip("0123456789").removesuffix("Backward")
 
 
 def carrying_inputs(edge: Edge, n: int) -> list[bool]:

@@ -169,6 +169,43 @@ def reversed_samples():
     return net, net(torch.randn(N, N)).square().mean(1).flip(0), 0
 
 
+class Relu(torch.autograd.Function):
+    """Another thing of that name: the mean over the samples goes out."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x - x.mean(0)
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        return
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return gradient - gradient.mean(0)
+
+
+class Mean(Relu):
+    """Named as what has dimensions."""
+
+
+def functions_in_python(kind=Relu):
+    net = nn.Sequential(nn.Linear(N, N), nn.Linear(N, 1))
+    return net, net[1](kind.apply(net[0](torch.randn(N, N)))).square().sum(1), 2
+
+
+def functions_named_otherwise():
+    return functions_in_python(Mean)
+
+
+def real_weights_of_complex_numbers():
+    net = nn.ParameterDict({"w": nn.Parameter(torch.randn(N, 2)), "b": nn.Parameter(torch.randn(2))})
+    x = torch.randn(N, N, dtype=torch.complex128)
+    return net, torch.addmm(net["b"].to(x.dtype), x, net["w"].to(x.dtype)).abs().square().sum(1), 0
+
+
 def samples_in_the_second_place():
     net = nn.Linear(2, 1)
     return net, net(torch.randn(4, N, 2)).square().mean((0, 2)), 0
@@ -178,7 +215,8 @@ def samples_in_the_second_place():
     "problem",
     [
         behind_batch_norm, penalised, contrastive, generated, from_the_left, broadcast_bias, weighted_product,
-        with_a_hook, checkpointed, reversed_samples, samples_in_the_second_place,
+        with_a_hook, checkpointed, reversed_samples, samples_in_the_second_place, functions_in_python,
+        functions_named_otherwise, real_weights_of_complex_numbers,
     ],
     ids=lambda p: p.__name__,
 )  # fmt: skip
