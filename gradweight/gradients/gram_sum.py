@@ -24,7 +24,7 @@ class GramSum:
         self.sums: dict[torch.device, Tensor] = {}
 
     def add(self, gradients: Tensor) -> None:
-        """Add the products of m gradients, or of one that all losses have: (m, n) or (1, n)."""
+        """Add the products of m gradients: (m, n)."""
         if gradients.is_complex():
             gradients = torch.view_as_real(gradients.resolve_conj()).flatten(1)
         # piece by piece: a copy of one in double precision is all that exists beside the gradients

@@ -41,7 +41,7 @@ def streamed_gram(losses: dict[str, Tensor], params: Sequence[Tensor], scale: Te
 
     Raises:
         ValueError: a loss reaches no parameter.
-        RuntimeError: an operation's backward cannot be vectorised; a reentrant checkpoint.
+        RuntimeError: an operation's backward cannot be vectorised, or wrongly; a reentrant checkpoint.
     """
     values = list(losses.values())
     graphs = Graph.of_each(values)
@@ -52,8 +52,16 @@ def streamed_gram(losses: dict[str, Tensor], params: Sequence[Tensor], scale: Te
         _add_layers(sums, layers, values[0], scale)
         rest = [p for p in params if id(p) not in layers.weights and id(p) not in layers.biases and _met(p, graphs)]
     if rest:
+        if any(node.name() == "CdistBackward0" for graph in graphs for node in graph.nodes):
+            raise RuntimeError(_CDIST)
         _add_streamed(sums, values, rest, scale)
     return sums.total(params)
+
+
+_CDIST = (
+    "engine='gram' does not go through torch.cdist, where torch.vmap takes the gradient of the first loss for those of "
+    "all: call it with compute_mode='use_mm_for_euclid_dist', or use engine='autograd'"
+)
 
 
 def _met(parameter: Tensor, graphs: Sequence[Graph]) -> bool:
@@ -113,11 +121,15 @@ def _joined(parts: Sequence[Tensor]) -> Tensor:
 
 
 class _AddAndDrop(torch.autograd.Function):
-    """Zeros for a gradient whose products have been added; `vmap` is where all m of it are at hand."""
+    """Zeros for a gradient whose products have been added; `vmap` is where all m of it are at hand.
+
+    One that comes by itself is linear in cotangents that it does not depend on: zeros, or some operation was wrong.
+    """
 
     @staticmethod
     def forward(gradient: Tensor, sums: GramSum) -> Tensor:
-        sums.add(gradient.detach().reshape(1, -1))
+        if gradient.any():
+            raise RuntimeError("a gradient of all losses that does not depend on the loss")
         return gradient.new_zeros(()).expand_as(gradient)
 
     @staticmethod

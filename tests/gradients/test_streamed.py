@@ -51,6 +51,47 @@ def complex_entries():
     return [w], [out.abs().square().mean(), (out.real * out.imag).mean()]
 
 
+class Forgets(torch.autograd.Function):
+    """A rule for `torch.vmap` that gives the gradient of the first loss for all."""
+
+    @staticmethod
+    def forward(x):
+        return x * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def backward(ctx, gradient):
+        return ForgetsBackward.apply(gradient, *ctx.saved_tensors)
+
+
+class ForgetsBackward(torch.autograd.Function):
+    @staticmethod
+    def forward(gradient, x):
+        return 2 * gradient * x
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        return
+
+    @staticmethod
+    def vmap(info, in_dims, gradient, x):
+        return 2 * gradient[0] * x, None
+
+
+def test_what_torch_vectorises_wrongly_is_an_error():
+    w = nn.Parameter(torch.randn(3, 2))
+    for distances in (torch.cdist(w, torch.randn(3, 2)), torch.cdist(w, w + 1, p=1.0)):
+        losses = {str(i): loss for i, loss in enumerate(distances.sum(1).unbind())}
+        with pytest.raises(RuntimeError, match=r"does not go through torch.cdist, .* use engine='autograd'"):
+            streamed_gram(losses, [w], None)
+    a, b = Forgets.apply(w).sum(1)[:2]
+    with pytest.raises(RuntimeError, match="could not vectorise"):
+        streamed_gram({"a": a, "b": b}, [w], None)
+
+
 @pytest.fixture(autouse=True)
 def double():
     torch.set_default_dtype(torch.float64)
