@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule
+from ..rule import STATISTICS, Array, CoordinateRule, Rule, Signals, State, StatefulRule, refuse_averages
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,12 @@ class Wrapped:
         """What ``rule`` declares.
 
         Raises:
-            TypeError: it is none that returns weights, or needs statistics of the entries.
+            TypeError: it is none that returns weights, needs statistics of the entries, or asks for averages.
         """
         signals = Signals.of(rule)
         if isinstance(rule, CoordinateRule):
             raise TypeError(f"{wrapper} needs a rule that returns weights; {type(rule).__name__} acts on coordinates")
+        refuse_averages(rule, wrapper, "use it by itself")
         needed = sorted(STATISTICS & signals.required)
         if needed:
             raise TypeError(
