@@ -114,6 +114,16 @@ def test_what_the_seed_decides() -> None:
     assert f"{mean:+.1f} modes there ({mean - margin:+.1f} to {mean + margin:+.1f})" in text
 
 
+def test_advas_on_other_seeds() -> None:
+    study, text = results("ring_study_fresh", "study"), " ".join(page("docs/reproduced.md").split())
+    found = next(claim["found"] for claim in study["claims"] if claim["method"] == "non-saturating/advas")
+    counts = found["failure"]
+    assert f"it alone failed with {counts['only']} and the plain GAN alone with {counts['only other']}" in text
+    assert f"(p = {counts['p']:.2g}), and samples of high quality went up by {found['quality'][0]:.0%}" in text
+    covered = study["at the end: count or mean, low, high"]["non-saturating/advas"]["success"][0]
+    assert f"in {covered} of those {found['seeds']}" in text
+
+
 def test_the_ring_where_the_plain_gan_is_stable() -> None:
     summary = results("ring_stable", "ring")["summary (mean, margin of 95%)"]
     plain, weighted = (summary["methods"][method]["modes"][0] + 1e-9 for method in ("plain", "aw"))
