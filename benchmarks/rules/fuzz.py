@@ -16,8 +16,7 @@ and all rules that subtract gradients from each other or solve for weights. Coun
 A rule that has been changed is measured again by itself with ``--rules``, on the same matrices; what there is of the
 others stays.
 
-What 100,000 matrices have found is dust, in 26 of 1.5 million directions: `PCGrad` and `GradVac` add up projected
-gradients, of which each stands out, whose sum is 0; `SDMGrad` and `CAGrad` come as near to 0 as their iterations get.
+100,000 matrices, 1.5 million directions, have found nothing in the rules as they are.
 
 Gradients are exact; float64 stands for them in the checks, whose own rounding is 1e-15 of the numbers added up. Writes
 ``fuzz.json`` and ``fuzz.md`` to ``benchmarks/results/rules/``, with the first matrix of each finding.
