@@ -37,6 +37,7 @@ def test_time(tmp_path: Path) -> None:
     assert (tmp_path / "time.png").stat().st_size > 10_000
 
 
+@pytest.mark.slow
 def test_toy(tmp_path: Path) -> None:
     run_toy(10, tmp_path)
     assert len(json.loads((tmp_path / "toy.json").read_text())["rules"]["UPGrad"]["ends"]) == 5
