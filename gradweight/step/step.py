@@ -268,22 +268,33 @@ class Step:
             self.warned = warn_of_other_gradients(watch, self.base, begun=self.last is not None)
         self.through_wrapper, self.dropped_before = True, self.dropped
 
-    def after_base_step(self) -> Combination | None:
-        """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours."""
-        progress, self.through_wrapper = self.progress, False
+    def after_base_step(self, optimizer: Optimizer | None = None) -> Combination | None:
+        """The base has stepped: keep what the rule remembers. Returns what the step followed, if it was ours.
+
+        Args:
+            optimizer: which of several, if it was called by itself.
+        """
+        progress = self.progress
+        if progress.phase is Phase.READY:
+            self.keep_averages(optimizer)
+        self.through_wrapper = False
         if progress.phase is Phase.EMPTY and self.dropped > self.dropped_before:
             warn_of_cleared_closure()
         followed = self.last if progress.phase is Phase.READY else None
         if progress.rule_state:
             keep(self.base.param_groups[0].setdefault(STATE_KEY, self.saved()), progress.rule_state)
             progress.rule_state = {}
-        if progress.averages is not None:
-            progress.averages.commit(self.base.state)
-            progress.averages = None
         self.dropped *= followed is None  # 0 after one that was ours
         progress.watch.look()
         progress.phase = Phase.STEPPED
         return followed
+
+    def keep_averages(self, optimizer: Optimizer | None) -> None:
+        """Keep the averages of the gradients that the optimizer, of several, or all of them have stepped along."""
+        progress = self.progress
+        if progress.averages is not None:
+            by_another = optimizer is None and not self.through_wrapper
+            progress.averages = progress.averages.commit(self.base.state, optimizer, all_followed=by_another)
 
     def waiting(self) -> Deferred | None:
         """What the last `join` or `split_at` left for a backward pass, if it is alive and none has come to it."""

@@ -189,6 +189,21 @@ def test_each_block_has_its_own_and_what_is_left_alone_has_none(rule: Any) -> No
     assert {key.split()[0] for key in snapshot(opt)} == {"0", "1"}
 
 
+def test_a_block_that_no_loss_which_was_due_has_reached() -> None:
+    """The head of a task whose turn is later has neither averages nor a direction until then."""
+    torch.manual_seed(0)
+    net = nn.ModuleDict({"trunk": nn.Linear(3, 4), "a": nn.Linear(4, 1), "b": nn.Linear(4, 1)}).double()
+    opt = MultiObjectiveGradient(torch.optim.SGD(net.named_parameters(), lr=0.1), MConFIG(), blocks="layer")
+    for i, due in enumerate("aabab"):
+        features, before = net["trunk"](batch(i)).tanh(), [net[name].weight.detach().clone() for name in "ab"]
+        opt.zero_grad()
+        opt.backward({name: (net[name](features) - 1).square().mean() for name in "ab"}, due=due)
+        opt.step()
+        moved = [not torch.equal(weight, net[name].weight) for name, weight in zip("ab", before, strict=True)]
+        assert moved == [True, i >= 2]
+    assert [len(opt.state[net[name].weight]) for name in ("trunk", "a", "b")] == [2, 1, 1]
+
+
 # ---- saved
 
 
@@ -292,6 +307,56 @@ def test_several_bases() -> None:
         opt.step()
     np.testing.assert_array_equal(parameters(net), trained(MConFIG(), [[due] for due in NAMES]))
     assert all(len(state) == 3 for base in bases for state in base.state.values())
+
+
+def two_bases(net: nn.Module) -> list[torch.optim.Optimizer]:
+    return [torch.optim.Adam(net[2].parameters()), torch.optim.SGD(net[0].parameters(), lr=0.1)]  # type: ignore[index]
+
+
+@pytest.mark.parametrize("order", [(0, 1), (1, 0)])
+def test_several_bases_that_a_host_steps_one_by_one(order: tuple[int, int]) -> None:
+    """Adam finds no state but its own before its first step, and each keeps what its step has followed."""
+    net, other = network(), network()
+    bases = two_bases(net)
+    opt, whole = MultiObjectiveGradient(bases, MoCo()), MultiObjectiveGradient(two_bases(other), MoCo())
+    for i in range(3):
+        for each, of in ((opt, net), (whole, other)):
+            each.zero_grad()
+            each.backward(losses_of(of, batch(i)))
+        for k in order:
+            bases[k].step()
+        whole.step()
+    assert np.array_equal(parameters(net), parameters(other))
+    # what is not stepped is not remembered
+    before = [[t.clone() for t in base.state[net[i].weight].values()] for base, i in zip(bases, (2, 0), strict=True)]  # type: ignore[index]
+    opt.zero_grad()
+    opt.backward(losses_of(net, batch(3)))
+    bases[1].step()
+    after = [list(base.state[net[i].weight].values()) for base, i in zip(bases, (2, 0), strict=True)]  # type: ignore[index]
+    assert all(torch.equal(a, b) for a, b in zip(before[0], after[0], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(before[1], after[1], strict=True))
+
+
+@every_rule
+@pytest.mark.parametrize("how", ["hook of the base", "hook of the wrapper", "mark_step"])
+def test_gradients_that_are_cleared_as_soon_as_they_were_followed(rule: Any, how: str) -> None:
+    net = network()
+    base = torch.optim.SGD(net.parameters(), lr=0.1)
+    if how == "hook of the base":
+        base.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
+    opt = MultiObjectiveGradient(base, rule)
+    if how == "hook of the wrapper":
+        opt.register_step_post_hook(lambda optimizer, *_: optimizer.zero_grad())
+    another = torch.optim.SGD(net.parameters(), lr=0.1)
+    for i in (1, 2, 3):
+        opt.backward(losses_of(net, batch(i)))
+        if how == "mark_step":
+            another.step()
+            net.zero_grad()
+            opt.mark_step()
+        else:
+            opt.step()
+    np.testing.assert_array_equal(parameters(net), trained(rule, [None] * 3))
 
 
 def test_on_a_gpu_the_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
