@@ -8,6 +8,7 @@ name                                        for                           withou
 `Tensor._use_count`                         who else owns a gradient      it is never formed in place
 `UntypedStorage._cdata`                     which memory a tensor has     its address
 `..._get_current_graph_task_keep_graph`     `join` under `retain_graph`   graphs are retained
+`torch._C._current_graph_task_id`           what a checkpoint recomputes  not told from what is new
 `..._execution_engine.queue_callback`       checks after a backward pass  there are none
 `SelectBackward0._saved_index`              losses out of a stack         each walks the graphs of all
 `Node._input_metadata`                      losses by sample              gradients of linear layers are formed
@@ -36,6 +37,7 @@ __all__ = [
     "end_allocation",
     "flattened",
     "group_named",
+    "in_backward_pass",
     "in_transform",
     "is_complex_result",
     "is_transformed",
@@ -105,6 +107,14 @@ def selected(node: Node, result: int) -> int | None:
         return result
     index: int | None = getattr(node, "_saved_index", None) if node.name() == "SelectBackward0" else None
     return index if index is None or index < 2**63 else index - 2**64  # as C++ has it, without a sign
+
+
+def in_backward_pass() -> bool:
+    """Whether this is called by a backward pass that is under way."""
+    try:
+        return bool(torch._C._current_graph_task_id() != -1)
+    except AttributeError:
+        return False
 
 
 def shape_of_result(node: Node, result: int) -> tuple[int, ...] | None:

@@ -27,6 +27,7 @@ NAMES: dict[str, tuple[Any, str]] = {
     "flatten": (torch._utils, "_flatten_dense_tensors"),
     "use count": (torch.Tensor, "_use_count"),
     "storage": (torch.UntypedStorage, "_cdata"),
+    "graph task": (torch._C, "_current_graph_task_id"),
     "keep graph": (torch._C._autograd, "_get_current_graph_task_keep_graph"),
 }
 

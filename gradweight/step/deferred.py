@@ -4,7 +4,21 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 
-__all__ = ["Deferred"]
+from ..torch_private import in_backward_pass
+
+__all__ = ["Deferred", "check_outside_of_backward"]
+
+
+def check_outside_of_backward(caller: str) -> None:
+    """Raise `RuntimeError` in a backward pass, whose way to what comes before would end here.
+
+    A reentrant checkpoint computes first without, and once more in the backward pass.
+    """
+    if in_backward_pass():
+        raise RuntimeError(
+            f"{caller} was called within a backward pass, as torch.utils.checkpoint does with what it computes once "
+            "more: call it outside of what is checkpointed"
+        )
 
 
 class Deferred(ABC):

@@ -14,7 +14,7 @@ from ..gradients.losses import as_plain, check_losses
 from ..gradients.missing_losses import RankLosses
 from ..gradients.vector_losses import expanded
 from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
-from .deferred import Deferred
+from .deferred import Deferred, check_outside_of_backward
 from .due import Due, split_due
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ def join(
         values = {} if here.none_here else check_losses(here.here, with_graph=with_graph)
     if not with_graph:
         return total(values, params[0])
+    check_outside_of_backward("join()")
     waiting = step.waiting()
     if waiting is not None:
         raise RuntimeError(

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..contract.arguments import loss_scale
 from ..contract.rule_check import needs_losses
 from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
-from .deferred import Deferred
+from .deferred import Deferred, check_outside_of_backward
 
 if TYPE_CHECKING:
     from .step import Step
@@ -35,6 +35,7 @@ def split_at(step: Step, tensors: Tensors, signals: Mapping[str, Tensor | float]
         given = _checked(tensors, with_graph=recorded)
         if not recorded:
             return dict(tensors)
+        check_outside_of_backward("split_at()")
         rule = step.settings.combiner.rule
         if needs_losses(rule):
             raise TypeError(

@@ -11,6 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
 from gradweight.contract.rule_check import needs_losses
@@ -386,6 +387,24 @@ def test_a_call_that_the_backward_pass_does_not_come_to() -> None:
         losses["policy"].backward()
     assert all(p.grad is None for p in policy.parameters())
     opt.step()
+
+
+@pytest.mark.parametrize(("way", "reentrant"), [("split_at", False), ("split_at", True), ("join", True)])
+def test_within_a_checkpoint_is_an_error(way: str, reentrant: bool) -> None:
+    """A reentrant one would leave the trunk untrained: its backward pass ends at the checkpoint."""
+    policy = Policy()
+    opt = wrapped(policy)
+
+    def computed(x: Tensor) -> Tensor:
+        value = policy.critic(x).square()
+        if way == "join":
+            return opt.join({"value": value.mean(), "size": value.abs().mean()})
+        return opt.split_at({"value": value})["value"].square().sum()
+
+    loss = checkpoint(computed, policy.trunk(batches(1)[0].x), use_reentrant=reentrant)
+    with pytest.raises(RuntimeError, match=r"\(\) was called within a backward pass.*outside of what is checkpointed"):
+        loss.backward()
+    assert all(p.grad is None for p in policy.parameters())
 
 
 def test_without_the_callback_the_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
