@@ -87,6 +87,10 @@ class SplitLoss(Deferred):
         self.scaler: Any = None
         self.scale: Tensor | None = None
 
+    def __del__(self) -> None:
+        if not self.done:
+            self.step.unreached = True
+
     def __str__(self) -> str:
         waiting = [name for name in self.tensors if name not in self.cotangents]
         return f"the tensors that split_at() returned for {waiting} still wait for a backward pass"

@@ -58,6 +58,7 @@ class Step:
         two_rules: whether it was said that another wrapper was given the same losses.
         through_wrapper: whether the base's step that is to come was called by the wrapper.
         loaded: whether a checkpoint was loaded, and no `backward` called since.
+        unreached: whether what `split_at` returned was given up before a backward pass came to it, since the last step.
         dropped, dropped_before: directions cleared since the last step that followed one; as this step began.
     """
 
@@ -72,6 +73,7 @@ class Step:
     two_rules: bool = False
     through_wrapper: bool = False
     loaded: bool = False
+    unreached: bool = False
     dropped: int = 0
     dropped_before: int = 0
     _communicator: Communicator | None = None
@@ -265,7 +267,8 @@ class Step:
             check_scaler(self.scaler(), self.base)
         if not (closure or self.warned):
             watch = self.progress.watch if ready else None
-            self.warned = warn_of_other_gradients(watch, self.base, begun=self.last is not None)
+            begun, unreached = self.last is not None, self.unreached
+            self.warned = warn_of_other_gradients(watch, self.base, begun=begun, unreached=unreached)
         self.through_wrapper, self.dropped_before = True, self.dropped
 
     def after_base_step(self, optimizer: Optimizer | None = None) -> Combination | None:
@@ -277,7 +280,7 @@ class Step:
         progress = self.progress
         if progress.phase is Phase.READY:
             self.keep_averages(optimizer)
-        self.through_wrapper = False
+        self.through_wrapper = self.unreached = False
         if progress.phase is Phase.EMPTY and self.dropped > self.dropped_before:
             warn_of_cleared_closure()
         followed = self.last if progress.phase is Phase.READY else None

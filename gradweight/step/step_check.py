@@ -7,6 +7,7 @@ as `backward` has written it                               right
 changed in place (clipping, noise, a further `.backward`)  right: the step follows what is there
 other tensors, or none, where `backward` has written       a warning, once
 written by something else before the first `backward`      a warning, once; later it is right, as R1 by itself is
+written by something else, or not, after a `split_at`      a warning, once
 still multiplied by the scale of a `GradScaler`            an error
 =========================================================  ========================================================
 
@@ -60,19 +61,28 @@ def check_scaler(scaler: Any, base: Optimizer) -> None:
         )
 
 
-def warn_of_other_gradients(watch: GradWatch | None, base: Optimizer, *, begun: bool) -> bool:
+def warn_of_other_gradients(watch: GradWatch | None, base: Optimizer, *, begun: bool, unreached: bool) -> bool:
     """Warn if the step that is to come follows other gradients than the rule's; returns whether it did.
 
     Args:
         watch: what `backward` has written for this step; None if nothing.
         base: the base optimizer.
         begun: whether `backward` was ever called.
+        unreached: whether what `split_at` returned was given up before a backward pass came to it.
     """
     if watch is not None and watch.replaced():
         warnings.warn(
             "step() found other tensors in .grad, or none, than the last backward() has written, so that the rule "
             "takes no part in this step: was .grad cleared, or loss.backward() called, in between? Change gradients in "
             "place (as torch.nn.utils.clip_grad_norm_ does) to have this warning go away",
+            stacklevel=_LEVEL,
+        )
+        return True
+    if watch is None and unreached:
+        warnings.warn(
+            "step() follows no direction of the rule, and what split_at() returned was given up before a backward pass "
+            "came to it: compute the loss from these tensors, not from those that were given, and call backward() "
+            "without inputs=",
             stacklevel=_LEVEL,
         )
         return True

@@ -407,6 +407,29 @@ def test_within_a_checkpoint_is_an_error(way: str, reentrant: bool) -> None:
     assert all(p.grad is None for p in policy.parameters())
 
 
+@pytest.mark.parametrize("how", ["result is not used", "inputs"])
+def test_a_step_after_tensors_that_were_given_up_warns(how: str) -> None:
+    """Also where the graph is gone by then, and zero_grad() came after the forward pass."""
+    policy = Policy()
+    opt = wrapped(policy)
+
+    def step(batch: Batch, *, right: bool) -> None:
+        out = policy.evaluate(batch.x, batch.actions)
+        found = opt.split_at(out)
+        loss = torch.stack([*terms(found if right or how == "inputs" else out, batch).values()]).sum()
+        opt.zero_grad()
+        loss.backward(inputs=None if right or how != "inputs" else list(policy.parameters()))
+
+    some = batches(3)
+    opt.split_at(policy.evaluate(some[0].x, some[0].actions))  # a forward pass that nothing comes of
+    for batch in some[:2]:
+        step(batch, right=True)
+        opt.step()
+    step(some[2], right=False)
+    with pytest.warns(UserWarning, match=r"what split_at\(\) returned was given up before a backward pass came to it"):
+        opt.step()
+
+
 def test_without_the_callback_the_step_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(split_module, "at_the_end_of_the_backward_pass", lambda function: None)
     policy = Policy()
