@@ -18,6 +18,7 @@ from ..rule import (
     Rule,
     Signals,
     StatefulRule,
+    averaging,
     check_in_range,
     check_weights,
     rules_inside,
@@ -90,11 +91,14 @@ def signals_for(signals: Signals, m: int, like: Tensor) -> dict[str, Any]:
 
 
 def needs_losses(rule: Rule) -> bool:
-    """Whether the weights depend on the values of the losses, or those of a rule inside it do.
+    """Whether the weights, or averages of the gradients, depend on the values of the losses, or a rule inside does so.
 
     A rule whose arguments decide says so with an attribute ``needs_losses``.
     """
     own = getattr(rule, "needs_losses", "losses" in Signals.of(rule).required)
+    asks = averaging(rule)
+    if asks is not None and asks.average is not None:
+        own = own or "losses" in inspect.signature(asks.average).parameters
     return own or not getattr(rule, "needs_gradients", True) or any(map(needs_losses, rules_inside(rule)))
 
 

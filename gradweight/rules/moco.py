@@ -28,7 +28,8 @@ class MoCo:
         gamma_decay: power of the step that it falls with, at least 0.
         rho: pull towards equal weights, at least 0.
         by_loss: average ``L_i g_i / |g_i|``, gradients as long as their losses, in place of g_i, as the authors' code
-            does: then gamma need not go by the scale of the gradients.
+            does: then gamma need not go by the scale of the gradients. A negative loss, whose gradient that would turn
+            round, makes all weights NaN.
 
     Raises:
         ValueError: an argument out of its range.
@@ -80,7 +81,8 @@ class MoCo:
     def _average_by_loss(self, state: State, /, *, losses: Array, norms: Array) -> tuple[Array, Array, State]:
         xp = array_namespace(norms)
         keep, new, _ = self._average(state, due=norms)
-        return keep, xp.where(norms > 0, new * losses / xp.where(norms > 0, norms, 1), 0), state
+        length = xp.where(losses < 0, xp.nan, losses)
+        return keep, xp.where(norms > 0, new * length / xp.where(norms > 0, norms, 1), 0), state
 
     def update(
         self, gram: Array, state: State, /, *, names: Names = None, losses: Array | None = None

@@ -9,7 +9,7 @@ import pytest
 
 from gradweight.rules import MGDA, MoCo
 
-from .averaged_training import followed, trained
+from .averaged_training import batch, followed, losses_of, network, trained, wrapped
 from .test_modo import sorted_projection
 
 
@@ -62,3 +62,14 @@ def test_an_average_of_small_batches_is_nearer_to_the_gradient() -> None:
         _, state = rule.update(np.eye(1), state)
         errors.append(np.linalg.norm(y - truth))
     assert np.mean(errors[-50:]) < 0.5 * np.sqrt(3)
+
+
+def test_a_negative_loss_has_no_length() -> None:
+    """Times L / |g| its gradient would be followed uphill."""
+    net = network()
+    opt = wrapped(MoCo(by_loss=True), net)
+    losses = losses_of(net, batch(1))
+    opt.backward(losses | {"b": losses["b"] - 100})
+    assert all(p.grad is not None and p.grad.isnan().all() for p in net.parameters())
+    assert opt.last is not None
+    assert opt.last.weights.isnan().all()

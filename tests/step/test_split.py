@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 
 from gradweight import MultiObjectiveGradient
 from gradweight.contract.rule_check import needs_losses
-from gradweight.rules import CRMOGM, FAMO, Fade, Mean, Normalized, NormBalance, Sum, UPGrad
+from gradweight.rules import CRMOGM, FAMO, Fade, Mean, MoCo, Normalized, NormBalance, Sum, UPGrad
 from gradweight.rules.claims import CLAIMS
 from gradweight.rules.claims import NAMES as LOSSES
 from gradweight.step import split as split_module
@@ -298,7 +298,9 @@ def test_step_before_unscaling_is_an_error_as_after_backward() -> None:
 
 
 @pytest.mark.parametrize(
-    "rule", [FAMO(), Normalized(FAMO()), Normalized(UPGrad(), by="loss"), Fade(Mean(), CRMOGM(FAMO()), 3)], ids=str
+    "rule",
+    [FAMO(), Normalized(FAMO()), Normalized(UPGrad(), by="loss"), Fade(Mean(), CRMOGM(FAMO()), 3), MoCo(by_loss=True)],
+    ids=str,
 )
 def test_a_rule_that_goes_by_losses_is_refused(rule: Any) -> None:
     policy = Policy()
