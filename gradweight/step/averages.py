@@ -8,91 +8,28 @@ overflow, an error) leaves them as they were.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping, MutableMapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from ..contract.rule_check import check_state
 from ..distributed.communicator import Communicator
 from ..gradients.accumulation import AccumulatedGradients
-from ..linalg.host_access import is_launch_bound
-from ..linalg.layout import any_sharded, fits
+from ..linalg.layout import fits
 from ..linalg.ownership import exclusively_owned
 from ..linalg.rows import Row
 from ..linalg.weighted_sum import weighted_sum
 from ..rule import AveragingRule, State, check_weights
+from .proposed_averages import ProposedAverages, has_average, kept_averages
 from .state_names import average_of, for_losses, state_of, title
 
-__all__ = ["Averager", "ProposedAverages"]
+__all__ = ["Averager"]
 
 SIGNALS = frozenset({"losses", "due", "norms"})
 """What ``average`` may declare."""
-
-
-@dataclass(frozen=True)
-class ProposedAverages:
-    """Averages as they are to be once the step is taken.
-
-    Args:
-        keys: the name of each loss's average in the state of a parameter.
-        params: the parameters that the rows refer to.
-        rows: one for each loss, as the optimizer keeps them: whole, or sharded as the parameters are.
-        along: the parameters along whose gradients an optimizer was about to step.
-    """
-
-    keys: list[str]
-    params: list[Tensor]
-    rows: list[Row]
-    along: set[Tensor] = field(default_factory=set)
-
-    def see(self, optimizer: Optimizer) -> None:
-        """Note which gradients the optimizer is about to step along, for who comes after it may clear them."""
-        self.along.update(p for group in optimizer.param_groups for p in group["params"] if p.grad is not None)
-
-    def commit(
-        self, state: MutableMapping[Any, Any], optimizer: Optimizer | None, *, all_followed: bool
-    ) -> ProposedAverages | None:
-        """Keep those of the parameters that were stepped in the base optimizer's state; those of the others, or None.
-
-        Args:
-            state: the base optimizer's.
-            optimizer: what has stepped; None for all of several, or for another one.
-            all_followed: whether all gradients count as stepped along, whatever became of them.
-
-        On a GPU they are copied into the tensors that are there: the replay of a step that was captured in a CUDA graph
-        reads what it has written the time before only if that is the same memory. On a CPU they take their place.
-        """
-        stepped = None if optimizer is None else {p for group in optimizer.param_groups for p in group["params"]}
-        there: list[Tensor] = []
-        new: list[Tensor] = []
-        for key, row in zip(self.keys, self.rows, strict=True):
-            for p, average in zip(self.params, row, strict=True):
-                if average is None or (stepped is not None and p not in stepped):
-                    continue
-                # an optimizer makes its own state where a parameter has none, at its first step along a gradient
-                if not (all_followed or p in self.along or p.grad is not None or _state_of(p, state)):
-                    continue
-                old = state[p].get(key)
-                if old is None or not is_launch_bound(old.device) or not fits(average, old):
-                    state[p][key] = average
-                elif old is not average:
-                    there.append(old)
-                    new.append(average)
-        if any_sharded(there):  # whose multi-tensor copy torch has not
-            for old, average in zip(there, new, strict=True):
-                old.copy_(average)
-        elif there:
-            torch._foreach_copy_(there, new)
-        if stepped is None:
-            return None
-        rest: list[Row] = [
-            [None if p in stepped else t for p, t in zip(self.params, row, strict=True)] for row in self.rows
-        ]
-        return replace(self, rows=rest) if any(t is not None for row in rest for t in row) else None
 
 
 class Averager:
@@ -146,7 +83,7 @@ class Averager:
         """
         state, saved = kept
         keys = [average_of(self.kind, given.names, name) for name in given.names]
-        before = [communicator.local_parts(_kept(state, key, given.params)) for key in keys]
+        before = [communicator.local_parts(kept_averages(state, key, given.params)) for key in keys]
         like: list[Tensor] = communicator.local_parts(given.params)  # type: ignore[assignment]
         parts = _parts(given, blocks)
         norms = self._norms(given, parts, communicator) if "norms" in self.declared else {}
@@ -157,7 +94,7 @@ class Averager:
                 continue
             key = for_losses(state_of(self.kind), given.names, f" in {block}" if block else "")
             if key in saved and not (
-                any(row[p] is not None for row in before for p in parts[block]) or _has(state, keys)
+                any(row[p] is not None for row in before for p in parts[block]) or has_average(state, keys)
             ):
                 raise RuntimeError(_NOT_LOADED.format(kind=self.kind, names=list(given.names)))
             factors[block], changed[key] = self._factors(given, due, saved.get(key), norms.get(block), like)
@@ -205,7 +142,7 @@ class Averager:
             return None
         state, remembered = kept
         key = for_losses(f"direction by {self.kind}", given.names)
-        before = communicator.local_parts(_kept(state, key, given.params))
+        before = communicator.local_parts(kept_averages(state, key, given.params))
         direction: Row = [None] * len(out)
         for block, places in _parts(given, blocks).items():
             if block is None:
@@ -265,22 +202,6 @@ _NOT_LOADED = (
     "without them was loaded. torch.distributed.checkpoint.load fills what the optimizer has already: take one step "
     "with these losses, of any batch, before get_optimizer_state_dict()"
 )
-
-
-def _has(state: Mapping[Any, Any], keys: Sequence[str]) -> bool:
-    """Whether any parameter has such an average; those of a block have none before the first gradient there."""
-    return any(key in entries for entries in state.values() if isinstance(entries, Mapping) for key in keys)
-
-
-def _kept(state: Mapping[Any, Any], key: str, params: Sequence[Tensor]) -> Row:
-    return [_state_of(p, state).get(key) for p in params]
-
-
-def _state_of(p: Tensor, state: Mapping[Any, Any]) -> dict[str, Any]:
-    if p not in state:  # get() of the state of several optimizers would make an entry
-        return {}
-    found: dict[str, Any] = state[p]
-    return found
 
 
 def _parts(given: AccumulatedGradients, blocks: Sequence[str | None] | None) -> dict[str | None, list[int]]:

@@ -32,10 +32,10 @@ from ..gradients.results import Gradients
 from ..gradients.weighted import SUM, weighted_gradient
 from ..linalg.rows import Row, added
 from ..rule import State
-from .averages import ProposedAverages
 from .combiner import write_row
 from .combiner_input import CombinerInput
 from .micro_batch import MicroBatch
+from .proposed_averages import ProposedAverages
 from .refresh import weights_to_hold
 
 __all__ = ["AtRepresentation", "Outcome", "PerLoss", "Plan", "WeightedSum"]

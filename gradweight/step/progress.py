@@ -8,9 +8,9 @@ from torch import Tensor
 
 from ..gradients.accumulation import AccumulatedGradients
 from ..rule import State
-from .averages import ProposedAverages
 from .grad_watch import GradWatch
 from .phase import Phase
+from .proposed_averages import ProposedAverages
 
 __all__ = ["Progress"]
 

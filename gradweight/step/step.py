@@ -253,14 +253,9 @@ class Step:
         self.progress = Progress()
 
     def check_ready(self, *, closure: bool) -> None:
-        """Raise `RuntimeError` if the base must not step yet.
-
-        Args:
-            closure: whether the step is given one, which may itself leave a scalar of `join` out.
-        """
+        """Raise `RuntimeError` if the base must not step yet; a ``closure`` may itself leave a scalar of `join` out."""
         check_synced(self.progress.phase)
-        waiting = None if closure else self.waiting()
-        if waiting is not None:
+        if not closure and (waiting := self.waiting()) is not None:
             raise RuntimeError(f"step() came while {waiting}: {waiting.remedy}")
         ready = self.progress.phase is Phase.READY
         if self.scaler is not None and ready:

@@ -14,7 +14,7 @@ from gradweight import MultiObjectiveGradient
 from gradweight.linalg.layout import is_sharded
 from gradweight.rule import Rule
 from gradweight.rules import DBMTL, MConFIG, MoCo
-from gradweight.step import averages
+from gradweight.step import proposed_averages
 
 from .pool import Pool
 from .problems import NAMES, Net, alone, base, batch, distance, losses_of, network, same_everywhere, share, together
@@ -94,11 +94,11 @@ def test_no_sync(pair: Pool) -> None:
 
 def copied_in_place() -> float:
     """As on a GPU, where the tensors of the state stay where they are."""
-    before, averages.is_launch_bound = averages.is_launch_bound, lambda device: True
+    before, proposed_averages.is_launch_bound = proposed_averages.is_launch_bound, lambda device: True
     try:
         return steps("MoCo", "sharded")[0]
     finally:
-        averages.is_launch_bound = before
+        proposed_averages.is_launch_bound = before
 
 
 def test_sharded_averages_are_copied_in_place(pair: Pool) -> None:

@@ -17,7 +17,7 @@ from gradweight import LossBalancer, MultiObjectiveGradient
 from gradweight.func import combined_grad
 from gradweight.rule import State
 from gradweight.rules import CRMOGM, DBMTL, AngleBisector, ConFIG, MConFIG, MoCo, Normalized
-from gradweight.step import averages
+from gradweight.step import proposed_averages
 
 from ..rules.averaged_training import NAMES, batch, losses_of, network, parameters, trained, wrapped
 
@@ -360,7 +360,7 @@ def test_gradients_that_are_cleared_as_soon_as_they_were_followed(rule: Any, how
 
 
 def test_on_a_gpu_the_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(averages, "is_launch_bound", lambda device: True)
+    monkeypatch.setattr(proposed_averages, "is_launch_bound", lambda device: True)
     net = network()
     opt = wrapped(MoCo(), net)
     places = []
