@@ -12,7 +12,8 @@ from torch import Tensor
 
 from ..contract.arguments import loss_scale
 from ..contract.rule_check import needs_losses
-from ..torch_private import at_the_end_of_the_backward_pass, retains_graph
+from ..linalg.layout import is_dense
+from ..torch_private import at_the_end_of_the_backward_pass, retains_graph, storage
 from .deferred import Deferred, check_outside_of_backward
 
 if TYPE_CHECKING:
@@ -86,6 +87,7 @@ class SplitLoss(Deferred):
         self.signals: dict[str, Tensor | float] = {}
         self.scaler: Any = None
         self.scale: Tensor | None = None
+        self.versions: list[tuple[Tensor, int]] = []
 
     def __del__(self) -> None:
         if not self.done:
@@ -98,6 +100,7 @@ class SplitLoss(Deferred):
     def cut(self, tensors: dict[str, list[Tensor]]) -> tuple[Tensor, ...]:
         """A stand-in for each of the tensors."""
         self.tensors |= tensors
+        self.versions += [(tensor, tensor._version) for some in tensors.values() for tensor in some]
         # an input that requires a gradient is what makes autograd call the backward at all
         stand_ins: tuple[Tensor, ...] = _StandIns.apply(torch.zeros((), requires_grad=True), self, tensors)  # type: ignore[no-untyped-call]
         return stand_ins
@@ -113,8 +116,8 @@ class SplitLoss(Deferred):
             at_the_end_of_the_backward_pass(self._check_all_reached)
             return
         self.done = True
-        tensors, cotangents_of = self.tensors, self.cotangents
-        self.tensors = {name: [] for name in tensors}
+        tensors, cotangents_of, versions = self.tensors, self.cotangents, self.versions
+        self.tensors, self.versions = {name: [] for name in tensors}, []
         with self._telling_errors():
             if twice:
                 raise RuntimeError(
@@ -124,6 +127,11 @@ class SplitLoss(Deferred):
                 )
             if unreached:
                 raise RuntimeError(_unreached(unreached))
+            if _changed_elsewhere(versions):
+                raise RuntimeError(
+                    "what split_at() returned was written to in place, and is a parameter or lies where the tensor of "
+                    "another name lies, whose value that changed: write to a copy, tensor.clone()"
+                )
         retain_graph, scale = retains_graph(), self.scale
         with torch.enable_grad():
             losses = {n: _term(some, cotangents_of[n], scale) if some else None for n, some in tensors.items()}
@@ -152,6 +160,26 @@ class _StandIns(torch.autograd.Function):
     def backward(ctx: Any, *cotangents: Tensor | None) -> tuple[None, None, None]:
         ctx.split.reached(ctx.names, cotangents)
         return None, None, None
+
+
+def _changed_elsewhere(tensors: Sequence[tuple[Tensor, int]]) -> bool:
+    """Whether one of the tensors, each with its version before, was written to that is a leaf or overlaps another."""
+    return any(
+        tensor.is_leaf or any(_overlap(tensor, other) for j, (other, _) in enumerate(tensors) if j != i)
+        for i, (tensor, version) in enumerate(tensors)
+        if tensor._version != version
+    )
+
+
+def _overlap(a: Tensor, b: Tensor) -> bool:
+    """Whether two tensors share entries, as far as their first and last ones tell."""
+    (first, last), (begin, end) = _stretch(a), _stretch(b)
+    return storage(a) == storage(b) and first <= end and begin <= last and (is_dense(a) or is_dense(b))
+
+
+def _stretch(tensor: Tensor) -> tuple[int, int]:
+    start = int(tensor.storage_offset())
+    return start, start + sum((size - 1) * stride for size, stride in zip(tensor.shape, tensor.stride(), strict=True))
 
 
 def _term(tensors: list[Tensor], cotangents: list[Tensor | None], scale: Tensor | None) -> Tensor:

@@ -248,6 +248,27 @@ def test_the_host_may_write_to_a_stand_in() -> None:
     assert net.bias.grad.tolist() == [3, 1]
 
 
+@pytest.mark.parametrize("calls", [1, 2])
+def test_what_the_host_writes_to_is_not_what_another_name_has(calls: int) -> None:
+    """Whose value would have changed without its gradient."""
+
+    def write(named: dict[str, Tensor]) -> None:
+        opt = wrapped(net)
+        out = opt.split_at(named if calls == 1 else {"a": named["a"]})
+        with torch.no_grad():
+            out["a"].mul_(1)
+        if calls == 2:
+            out |= opt.split_at({"b": named["b"]})
+        torch.stack([t.sum() for t in out.values()]).sum().backward()
+
+    net = nn.Linear(2, 4)
+    y = net(torch.ones(3, 2))
+    write({"a": y[:, 0], "b": y[:, 1]})
+    for named in ({"a": y, "b": y}, {"a": y[:, 1], "b": y.mT}, {"a": net.bias, "b": y}):
+        with pytest.raises(RuntimeError, match=r"written to in place, and is a parameter or lies where"):
+            write(named)
+
+
 @pytest.mark.parametrize("how", ["once", "each"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_grad_scaler(how: str, dtype: torch.dtype) -> None:
