@@ -122,7 +122,7 @@ def loss_gradients(
             rows = by_hooks(list(values.values()), params, graphs, retain, scale)
         elif engine == "batched":
             rows = by_batched(list(values.values()), params, retain, scale)
-        elif custom:
+        elif custom and any(p.is_leaf for p in params):  # the backward of a function writes to the .grad of leaves
             rows = by_autograd_with_inner(starts, params, graphs, retain, scale)
         else:
             rows = by_autograd(starts, params, retain, scale)

@@ -83,6 +83,25 @@ def test_a_loss_that_reaches_nothing_is_still_refused() -> None:
         rows({"a": Double.apply(x).sum()}, [w], "auto")
 
 
+class OneWay(torch.autograd.Function):
+    """As a layer whose parameters are gathered for the one backward pass that is to come."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        return 2 * x
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> Tensor:
+        raise AssertionError("nobody asked for what lies behind")
+
+
+@pytest.mark.parametrize("engine", ["auto", "autograd"])
+def test_what_lies_behind_a_tensor_is_not_walked_for_its_gradient(engine: str) -> None:
+    features = OneWay.apply(nn.Parameter(torch.ones(2)))
+    found = rows({"a": Double.apply(features).sum(), "b": features.square().sum()}, [features], engine)
+    torch.testing.assert_close(found, [[torch.full((2,), 2.0)], [torch.full((2,), 4.0)]])
+
+
 def test_one_backward_of_the_weighted_sum() -> None:
     a, b = nn.Linear(1, 1), nn.Linear(1, 1)
     opt = MultiObjectiveGradient(torch.optim.SGD([*a.parameters(), *b.parameters()], lr=0.1), Sum())
