@@ -125,7 +125,7 @@ class LossBalancer(nn.Module):
 
         Raises:
             TypeError, ValueError: as for `gradweight.MultiObjectiveGradient.backward`; nothing to probe at; sharded
-                parameters (DTensor), whose gradients are not to be had without a backward pass of the framework's.
+                parameters (DTensor, ZeRO-3), whose gradients only a backward pass of the framework's has.
 
         Nothing is remembered then, and no ``.grad`` is ever written.
         """
@@ -208,6 +208,12 @@ class LossBalancer(nn.Module):
             raise ValueError(
                 "LossBalancer cannot probe at sharded parameters (DTensor), whose gradients FSDP2 leaves in .grad "
                 "alone: pass a tensor that the losses share, at=features"
+            )
+        # as DeepSpeed tells them from others
+        if True in [hasattr(tensor, "ds_id") for tensor in targets]:
+            raise ValueError(
+                "LossBalancer cannot probe at parameters that DeepSpeed's ZeRO-3 partitions, which are whole only while "
+                "their module runs: pass a copy of what the engine returned, at=output"
             )
         return targets
 

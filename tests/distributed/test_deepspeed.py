@@ -1,4 +1,4 @@
-"""DeepSpeed on two processes: ZeRO-1 and 2 through `LossBalancer`, without ZeRO through the wrapper, against one."""
+"""DeepSpeed on two processes, against one: ZeRO through `LossBalancer`, without ZeRO through the wrapper."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from gradweight import LossBalancer
-from gradweight.rules import UPGrad
+from gradweight.rules import NormBalance, UPGrad
 
 from .pool import Pool
 from .problems import alone, base, batch, distance, losses_of, network, same_everywhere, share, together, world
@@ -74,6 +74,60 @@ def test_zero_1_and_2(pair: Pool, stage: int, where: str) -> None:
     for apart, same in pair.run(by_balancer, stage, where):
         assert same
         assert apart < 1e-6  # float32, averaged in another order
+
+
+def by_partitions() -> tuple[float, bool, Tensor, Tensor]:
+    """ZeRO-3: no process has whole parameters but while their module runs."""
+    import deepspeed
+
+    net, reference = network(FLOAT), network(FLOAT)
+    engine, other = initialized(net, base(net), 3), base(reference)
+    assert all(p.numel() == 0 for p in net.parameters())
+    # by lengths, which differ at outputs that are one loss's each
+    balance = LossBalancer(NormBalance(), history=STEPS, process_group=world())
+    expected = LossBalancer(NormBalance(), history=STEPS, process_group=False)
+    with torchrun():
+        for i in range(STEPS):
+            x = batch(i, 2, FLOAT)
+            y, z = (tensor.clone() for tensor in engine(share(x)))
+            engine.backward(balance(at_outputs(y, z, share(x)), at=[y, z]))
+            engine.step()
+            y, z = reference(x)
+            other.zero_grad()
+            expected(at_outputs(y, z, x), at=[y, z]).backward()
+            nn.utils.clip_grad_norm_(reference.parameters(), CLIP)
+            other.step()
+        with deepspeed.zero.GatheredParameters(list(net.parameters())):
+            found = distance(net, reference), same_everywhere(net)
+    return *found, *(torch.stack([seen.weights for seen in b.history]) for b in (balance, expected))
+
+
+def test_zero_3(pair: Pool) -> None:
+    pytest.importorskip("deepspeed")
+    answers = pair.run(by_partitions)
+    for apart, same, weights, expected in answers:
+        assert same
+        assert apart < 1e-6  # float32, averaged in another order
+        assert torch.equal(weights, answers[0][2])
+        assert (expected.max(1).values > 1.1 * expected.min(1).values).all()
+        torch.testing.assert_close(weights, expected, rtol=1e-5, atol=0)
+
+
+def by_parameters_of_zero_3() -> str:
+    net = network(FLOAT)
+    engine = initialized(net, base(net), 3)
+    balance = LossBalancer(UPGrad(), net.parameters(), process_group=world())
+    with torchrun():
+        losses = losses_of(engine.module, share(batch(0, 2, FLOAT)))
+        with pytest.raises(ValueError, match="ZeRO-3") as raised:
+            balance(losses)
+    return str(raised.value)
+
+
+def test_parameters_of_zero_3_are_an_error(pair: Pool) -> None:
+    pytest.importorskip("deepspeed")
+    for text in pair.run(by_parameters_of_zero_3):
+        assert "pass a copy of what the engine returned, at=output" in text
 
 
 def by_wrapper() -> tuple[float, bool]:
