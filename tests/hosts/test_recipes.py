@@ -217,3 +217,63 @@ def test_pina() -> None:
         twin.backward({name: nn.functional.mse_loss(direct(x[name]), y[name]) for name in x})
         twin.step()
     assert_same(net.state_dict(), direct.state_dict(), tolerance=1e-5)
+
+
+def neurodiffeq_solver(net: nn.Module, opt: torch.optim.Optimizer, loss_fn: Any, **settings: Any) -> Any:
+    """Of u' = v, v' = -u, as one network with two outputs, at points that stay."""
+    diff = pytest.importorskip("neurodiffeq").diff
+    conditions, generators = (pytest.importorskip(f"neurodiffeq.{name}") for name in ("conditions", "generators"))
+    starts = []
+    for i, value in enumerate((0.0, 1.0)):
+        starts.append(conditions.IVP(0.0, value))
+        starts[i].set_impose_on(i)
+    points = generators.Generator1D(8, 0.0, 2.0, method="equally-spaced")
+    return pytest.importorskip("neurodiffeq.solvers").Solver1D(
+        lambda u, v, t: [diff(u, t) - v, diff(v, t) + u],
+        starts,
+        nets=[net] * 2,
+        train_generator=points,
+        valid_generator=points,
+        optimizer=opt,
+        loss_fn=loss_fn,
+        **settings,
+    )
+
+
+def equations(residuals: Tensor) -> dict[str, Tensor]:
+    return {"u": residuals[:, 0].square().mean(), "v": 30 * residuals[:, 1].square().mean()}
+
+
+@pytest.mark.parametrize("batches_a_step", [1, 2])
+def test_neurodiffeq(batches_a_step: int) -> None:
+    """Its solvers hand the residuals of all equations to one function, and go backward from what that returns.
+
+    They validate after each epoch by the same function, without a backward pass, and with gradients enabled.
+    """
+    diff = pytest.importorskip("neurodiffeq").diff
+
+    def make() -> nn.Module:
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(1, 8), nn.Tanh(), nn.Linear(8, 2))
+
+    net, direct = make(), make()
+    opt = wrapped(net)
+    solver = neurodiffeq_solver(
+        net,
+        opt,
+        lambda residuals, functions, coordinates: opt.join(equations(residuals)),
+        n_batches_train=batches_a_step,
+    )
+    solver.fit(4, tqdm_file=None)
+    assert opt.last is not None
+    assert opt.last.names == ("u", "v")
+    assert len(solver.metrics_history["valid_loss"]) == 4
+    twin = wrapped(direct)
+    for _ in range(4):
+        twin.zero_grad()
+        for _ in range(batches_a_step):
+            t = torch.linspace(0.0, 2.0, 8)[:, None].requires_grad_()
+            u, v = ((1 - torch.exp(-t)) * direct(t) + torch.tensor([0.0, 1.0])).split(1, 1)
+            twin.backward(equations(torch.cat([diff(u, t) - v, diff(v, t) + u], 1)))
+        twin.step()
+    assert_same(net.state_dict(), direct.state_dict())
