@@ -212,8 +212,8 @@ class LossBalancer(nn.Module):
         # as DeepSpeed tells them from others
         if True in [hasattr(tensor, "ds_id") for tensor in targets]:
             raise ValueError(
-                "LossBalancer cannot probe at parameters that DeepSpeed's ZeRO-3 partitions, which are whole only while "
-                "their module runs: pass a copy of what the engine returned, at=output"
+                "LossBalancer cannot probe at parameters that DeepSpeed's ZeRO-3 partitions, whole only while their "
+                "module runs: pass a copy of what the engine returned, at=output"
             )
         return targets
 
