@@ -1,11 +1,8 @@
-"""Averages of gradients: proposed by `backward`, kept by the step, saved with the optimizer, otherwise untouched."""
+"""Averages of gradients: proposed by `backward`, kept by the step, otherwise untouched."""
 
 from __future__ import annotations
 
 import copy
-import io
-import pickle
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,36 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from gradweight import LossBalancer, MultiObjectiveGradient
-from gradweight.func import combined_grad
-from gradweight.rule import State
-from gradweight.rules import CRMOGM, DBMTL, AngleBisector, ConFIG, MConFIG, MoCo, Normalized
+from gradweight import MultiObjectiveGradient
+from gradweight.rules import DBMTL, MConFIG, MoCo
 from gradweight.step import proposed_averages
 
 from ..rules.averaged_training import NAMES, batch, losses_of, network, parameters, trained, wrapped
-
-RULES = {
-    "MConFIG": MConFIG(),
-    "MConFIG for Adam": MConFIG(for_adam=True),
-    "MoCo": MoCo(),
-    "MoCo by loss": MoCo(by_loss=True),
-    "DBMTL": DBMTL(),
-}
-every_rule = pytest.mark.parametrize("rule", RULES.values(), ids=RULES)
-
-
-def snapshot(opt: MultiObjectiveGradient) -> dict[str, Tensor]:
-    return {
-        f"{i} {key}": value.clone()
-        for i, p in enumerate(opt.param_groups[0]["params"])
-        for key, value in opt.state.get(p, {}).items()
-        if key.startswith(("average", "direction"))
-    }
-
-
-def same(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
-    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
-
+from .averaging import every_rule, same, snapshot
 
 # ---- kept by the step
 
@@ -204,96 +177,7 @@ def test_a_block_that_no_loss_which_was_due_has_reached() -> None:
     assert [len(opt.state[net[name].weight]) for name in ("trunk", "a", "b")] == [2, 1, 1]
 
 
-# ---- saved
-
-
-def by_state_dict(net: nn.Module, opt: Any, make: Callable[[nn.Module], Any]) -> tuple[nn.Module, Any]:
-    file = io.BytesIO()
-    torch.save((net.state_dict(), opt.state_dict()), file)
-    file.seek(0)
-    model, optim = torch.load(file, weights_only=True)
-    net = network()
-    net.load_state_dict(model)
-    opt = make(net)
-    opt.load_state_dict(optim)
-    return net, opt
-
-
-def by_pickle(net: nn.Module, opt: Any, make: Any) -> tuple[nn.Module, Any]:
-    found: tuple[nn.Module, Any] = pickle.loads(pickle.dumps((net, opt)))
-    return found
-
-
-def by_deepcopy(net: nn.Module, opt: Any, make: Any) -> tuple[nn.Module, Any]:
-    return copy.deepcopy((net, opt))
-
-
-@every_rule
-@pytest.mark.parametrize("resume", [by_state_dict, by_pickle, by_deepcopy])
-def test_a_resumed_run_goes_on_bit_for_bit(rule: Any, resume: Any) -> None:
-    def make(net: nn.Module) -> MultiObjectiveGradient:
-        return MultiObjectiveGradient(torch.optim.Adam(net.named_parameters(), lr=0.05), rule)
-
-    def train(net: nn.Module, opt: MultiObjectiveGradient, steps: range) -> None:
-        for i in steps:
-            opt.zero_grad()
-            opt.backward(losses_of(net, batch(i)), due=NAMES[i % 3] if isinstance(rule, MConFIG) else None)
-            opt.step()
-
-    net = network()
-    opt = make(net)
-    train(net, opt, range(4))
-    again, resumed = resume(net, opt, make)
-    train(again, resumed, range(4, 8))
-    without, forgetful = resume(net, opt, make)
-    for state in forgetful.state.values():
-        for key in [key for key in state if key.startswith("average")]:
-            state[key].zero_()
-    train(without, forgetful, range(4, 8))
-    train(net, opt, range(4, 8))
-    assert np.array_equal(parameters(again), parameters(net))
-    assert not np.array_equal(parameters(without), parameters(net))  # the test would notice if they were lost
-
-
-def test_a_checkpoint_loads_into_the_bare_base_and_steps() -> None:
-    net = network()
-    opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters()), MoCo())
-    opt.backward(losses_of(net, batch(1)))
-    opt.step()
-    base = torch.optim.Adam(net.parameters())
-    base.load_state_dict(opt.state_dict())
-    base.step()
-
-
-def test_a_state_without_its_averages_is_an_error_that_says_what_to_do() -> None:
-    net = network()
-    opt = wrapped(MoCo(), net)
-    opt.backward(losses_of(net, batch(1)))
-    opt.step()
-    lost = opt.state_dict()
-    lost["state"] = {}
-    fresh = wrapped(MoCo(), net)
-    fresh.load_state_dict(lost)
-    before = parameters(net)
-    with pytest.raises(
-        RuntimeError, match=r"state of MoCo for the losses \['a', 'b', 'c'\] is there, .* take one step"
-    ):
-        fresh.backward(losses_of(net, batch(2)))
-    assert np.array_equal(parameters(net), before)
-
-
-def test_an_optimizer_that_makes_its_state_later_still_does() -> None:
-    """Adam looks whether there is any: a parameter that is frozen for the first step must have none."""
-    net = network()
-    opt = MultiObjectiveGradient(torch.optim.Adam(net.parameters()), MConFIG())
-    losses = losses_of(net, batch(1))
-    opt.backward(losses)
-    net[0].weight.grad = None  # type: ignore[index,union-attr]
-    opt.step()
-    opt.zero_grad()
-    opt.backward(losses_of(net, batch(2)))
-    opt.step()
-    assert "exp_avg" in opt.state[net[0].weight]  # type: ignore[index]
+# ---- where they lie
 
 
 def test_several_bases() -> None:
@@ -371,96 +255,3 @@ def test_on_a_gpu_the_tensors_stay_where_they_are(monkeypatch: pytest.MonkeyPatc
         places.append([t.data_ptr() for state in opt.state.values() for t in state.values() if isinstance(t, Tensor)])
     assert places[0] == places[1]
     np.testing.assert_array_equal(parameters(net), trained(MoCo(), [None, None]))
-
-
-# ---- what does not go
-
-
-@pytest.mark.parametrize("options", [{"engine": "gram"}, {"refresh_every": 2}, {"reduce": "scatter"}], ids=str)
-def test_settings_without_the_gradient_of_each_loss_on_every_step(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"MoCo\(.* asks for averages of the gradients, which need"):
-        wrapped(MoCo(), network(), **options)
-
-
-def test_who_keeps_no_averages_says_so() -> None:
-    net = network()
-    for build in (
-        lambda: LossBalancer(MoCo(), net.parameters()),
-        lambda: CRMOGM(MConFIG()),
-        lambda: Normalized(DBMTL()),
-        lambda: combined_grad(lambda p: p, MoCo())({}),  # type: ignore[arg-type,return-value]
-    ):
-        with pytest.raises(
-            TypeError, match=r"keeps no averages of the gradients .* which (MoCo|MConFIG|DBMTL) asks for"
-        ):
-            build()  # type: ignore[no-untyped-call]
-    LossBalancer(DBMTL(beta=0.0), net.parameters())
-    CRMOGM(DBMTL(beta=0.0))
-
-
-def test_a_shared_tensor_has_no_average() -> None:
-    net = network()
-    opt = wrapped(MoCo(), net)
-    features = net[0](batch(1))  # type: ignore[index]
-    with pytest.raises(ValueError, match="shared= shows the rule gradients at a tensor of this batch"):
-        opt.backward({"a": features.sum()}, shared=features)
-
-
-@pytest.mark.parametrize(
-    ("rule", "losses", "due", "error", "text"),
-    [
-        (AngleBisector(), {"a": 0}, "a", TypeError, "takes one that asks for averages of them"),
-        (ConFIG(), {"a": 0}, "a", TypeError, "takes one that asks for averages of them"),
-        (DBMTL(beta=0.0), {"a": 0}, "a", TypeError, "takes one that asks for averages of them"),
-        (MConFIG(), {"a": 0}, "b", ValueError, r"due must name losses of this step, \['a'\]"),
-        (MConFIG(), {"a": 0}, [], ValueError, r"due must name losses of this step, \['a'\]"),
-        (MConFIG(), lambda p: p, "a", TypeError, "due='a' needs a mapping of all losses by name; got function"),
-        (MConFIG(), {"a": torch.ones(3)}, "a", ValueError, r"due= needs scalar losses, .*; \['a'\] are vectors"),
-    ],
-)
-def test_due_that_has_no_meaning(rule: Any, losses: Any, due: Any, error: type[Exception], text: str) -> None:
-    with pytest.raises(error, match=text):
-        wrapped(rule, network()).backward(losses, due=due)
-
-
-class Broken:
-    """An averaging rule whose factors, or whose declaration, are wrong."""
-
-    def __init__(self, answer: Callable[[State], Any]) -> None:
-        self.answer = answer
-
-    def init(self, gram: Tensor) -> State:
-        return {"count": gram[0] * 0}
-
-    def average(self, state: State, /, *, due: Tensor) -> Any:
-        return self.answer(state)
-
-    def update(self, gram: Tensor, state: State, /) -> tuple[Tensor, State]:
-        return gram[0] * 0 + 1, state
-
-
-class Asks(Broken):
-    def average(self, state: State, /, *, due: Tensor, gram: Tensor) -> Any:
-        return None
-
-
-@pytest.mark.parametrize(
-    ("answer", "text"),
-    [
-        (lambda s: None, r"average\(\) of Broken must return \(keep, scale, state\); got NoneType"),
-        (lambda s: (0.5, s["count"], s), r"average\(\) of Broken must return weights as a Tensor; got float"),
-        (lambda s: (s["count"], s["count"], {"n": 1}), r"average\(\) of Broken must return a state that is a dict"),
-    ],
-)
-def test_a_rule_that_answers_otherwise(answer: Any, text: str) -> None:
-    net = network()
-    with pytest.raises(TypeError, match=text):
-        wrapped(Broken(answer), net).backward(losses_of(net, batch(1)))
-    assert all(p.grad is None for p in net.parameters())
-
-
-def test_a_rule_that_asks_for_something_else() -> None:
-    with pytest.raises(
-        TypeError, match=r"average\(\) of Asks may have the keyword-only parameters .*; it has \['due', 'g"
-    ):
-        wrapped(Asks(lambda s: None), network())
