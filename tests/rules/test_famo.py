@@ -48,6 +48,14 @@ def test_losses_at_the_minimum_stay_finite():
     assert np.isfinite(weights).all()
 
 
+def test_logits_do_not_move_by_a_loss_that_is_not_finite():
+    rule, gram = FAMO(beta=0.5, gamma=0.0), np.eye(2)
+    _, state = rule.update(gram, rule.init(gram), losses=np.array([1.0, 4.0]))
+    _, after = rule.update(gram, state, losses=np.array([np.inf, 4.0]))
+    np.testing.assert_array_equal(after["logits"], state["logits"])
+    np.testing.assert_array_equal(after["log_losses"], state["log_losses"])
+
+
 def test_errors():
     with pytest.raises(ValueError, match="FAMO needs beta >= 0 and finite; got -1"):
         FAMO(-1)

@@ -151,3 +151,9 @@ def test_only_the_function_that_is_due_is_called() -> None:
     assert called == list(NAMES)
     by_tensors = trained(MConFIG(), [])  # no step: the parameters at first
     assert not np.array_equal(by_tensors, torch.cat([p.detach().flatten() for p in net.parameters()]).numpy())
+
+
+@pytest.mark.parametrize("beta", [-0.1, 1.0])
+def test_errors(beta: float) -> None:
+    with pytest.raises(ValueError, match=r"MConFIG needs beta in \[0, 1\)"):
+        MConFIG(beta)

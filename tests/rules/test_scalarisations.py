@@ -48,3 +48,8 @@ def test_errors():
         COSMOS(strength=-1)
     with pytest.raises(ValueError, match="COSMOS has no preference for the loss 'c'"):
         COSMOS({"a": 1.0, "b": 1.0})(np.eye(3), names=NAMES, losses=np.ones(3))
+
+
+@pytest.mark.parametrize("rule", [PBI({"a": 1.0}, ideal={"a": 0.5}), COSMOS({"a": 1.0})], ids=repr)
+def test_tables_of_numbers_leave_a_rule_hashable(rule):
+    assert rule in {rule}  # a mapping among the fields would have no hash
