@@ -199,6 +199,9 @@ def main() -> None:
     files = [f for f in files if f.stem not in ("claims", "_claim", "_claim_tables")]
     every = [(f, name, source) for f in files for name, source in mutants_of(f)]
     chosen = random.Random(arguments.seed).sample(every, min(arguments.sample, len(every)))
+    if arguments.survivors:
+        survived = {name for name, result in results.items() if not result["killed"] and name not in EXPLAINED}
+        chosen = [one for one in every if one[1] in survived]
     end = time.monotonic() + 60 * arguments.minutes
     with tempfile.TemporaryDirectory() as folder:
         tree = Path(folder) / "tree"
@@ -206,9 +209,7 @@ def main() -> None:
         shutil.copytree(ROOT, tree, ignore=ignored)
         for file, name, source in chosen:
             digest = hashlib.sha256(file.read_bytes()).hexdigest()[:16]
-            before = results.get(name, {})
-            again = arguments.survivors and before.get("killed") is False and name not in EXPLAINED
-            if (before.get("file") == digest or arguments.survivors) and not again:
+            if results.get(name, {}).get("file") == digest and not arguments.survivors:
                 continue
             if time.monotonic() > end:
                 break

@@ -16,7 +16,7 @@ NAMES = {
     "AdaptiveWeights",  # signals
     "OrthogonalProjection",  # names
     "UPGrad",  # a cone
-    "AlignedMTL",  # eigenvalues
+    "ConFIG",  # eigenvalues
     "NashMTL",  # Newton's method
     "CAGrad",  # a ball
     "GradNorm",  # state

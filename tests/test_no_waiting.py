@@ -18,7 +18,7 @@ from gradweight.linalg import weighted_sum as weighted_sum_module
 from gradweight.linalg.gram import CUTS
 from gradweight.rule import CoordinateRule
 from gradweight.rules.claims import CLAIMS, NAMES, Claims
-from gradweight.step import averages, combiner, finite, refresh
+from gradweight.step import combiner, finite, proposed_averages, refresh
 from tests.recording import Recording
 
 every_gram_rule = pytest.mark.parametrize(
@@ -99,7 +99,7 @@ class OnDevice(Training):
         monkeypatch.setattr(combiner, "is_host_readable", lambda tensor: False)
         monkeypatch.setattr(finite, "is_host_readable", lambda tensor: False)
         monkeypatch.setattr(weighted_sum_module, "is_launch_bound", lambda device: True)
-        monkeypatch.setattr(averages, "is_launch_bound", lambda device: True)
+        monkeypatch.setattr(proposed_averages, "is_launch_bound", lambda device: True)
         monkeypatch.setitem(CUTS, "cpu", CUTS["cuda"])
 
 

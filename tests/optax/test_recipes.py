@@ -35,6 +35,7 @@ def trained(kernel, bias, steps=2):
     return p
 
 
+@pytest.mark.slow
 def test_flax_nnx():
     nnx = pytest.importorskip("flax.nnx")
     model = nnx.Linear(1, 1, rngs=nnx.Rngs(0))

@@ -132,6 +132,7 @@ def test_traced_in_32_bits(jax, claims, m):
     assert found.shape == ((5,) if isinstance(claims.rule, CoordinateRule) else (m,))
 
 
+@pytest.mark.slow
 def test_which_rules_of_three_losses_have_a_loop(jax):
     """Every turn of one waits for the host on a GPU; docs/optax.md says for which rules that is."""
     loops = set()

@@ -23,6 +23,7 @@ from benchmarks.studies.images.datasets import fashion_mnist
 from gradweight.gan import Hinge
 
 
+@pytest.mark.slow
 def test_angles_runs(folder: Path, tmp_path: Path) -> None:
     judge = ["--classifier", str(tmp_path / "classifier.pt")]
     angle_study.main(["--quick", "--data", str(folder), "--out", str(tmp_path), *judge])
