@@ -31,7 +31,7 @@ def test_the_picture_has_a_title_over_every_frame(ring, tmp_path, monkeypatch):
     written = ring.save
     monkeypatch.setattr(ring, "save", lambda figure, path: (figures.append(figure), written(figure, path)))
     ring.main()
-    titles = [axes.get_title() for axes in figures[0].axes[: ring.FRAMES]]
+    titles = [axes.get_title("left") for axes in figures[0].axes[: ring.FRAMES]]
     assert titles == [f"step {step}" for step in (0, 2, 4, 6, 8)]
     assert (tmp_path / "ring.png").stat().st_size > 5_000
     record = json.loads((tmp_path / "ring.json").read_text())
