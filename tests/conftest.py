@@ -1,6 +1,7 @@
 """What every test starts from: one thread, a seeded generator, hypothesis without its clock."""
 
 import os
+from collections.abc import Iterator
 from typing import Any
 
 # read when torch and NumPy are imported: their tensors are tiny here, and pytest already has a process on every core
@@ -22,6 +23,14 @@ settings.load_profile("gradweight")
 @pytest.fixture(autouse=True)
 def _seeded() -> None:
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Double precision by default, for this test alone: neurodiffeq asks for it when it is imported."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
 
 
 @pytest.fixture(scope="session")

@@ -67,8 +67,8 @@ class SplitLoss(Deferred):
        pass ends at the stand-ins.
     2. The host computes its loss from these, multiplies it by what it likes, and goes backward.
     3. The backward of the stand-ins is called once the pass has been through all that was computed from those of one
-       call. It keeps their cotangents, c = dL/dt. After the last call's, `_run` has the term ``<t, c>`` of every name
-       differentiated, whose gradient is this name's part of that of L, and the direction written to ``.grad``.
+       call. `reached` keeps their cotangents, c = dL/dt, and after the last call's it has the term ``<t, c>`` of each
+       name differentiated, whose gradient is this name's part of that of L, and the direction written to ``.grad``.
     4. At the end of a backward pass that has come to some of the calls, and not to all, the check raises.
 
     Args:

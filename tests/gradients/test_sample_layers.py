@@ -13,16 +13,10 @@ from gradweight.gradients.sample_layers import layers_by_sample
 from gradweight.gradients.streamed import streamed_gram
 from gradweight.linalg.gram import gram
 
+pytestmark = pytest.mark.usefixtures("double")
+
 N = 3
 """Samples; many dimensions below are as large, so that one is not told from another by its size."""
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 def formed(losses, params):

@@ -15,6 +15,8 @@ from gradweight.gradients.streamed import streamed_gram
 from gradweight.linalg.gram import gram
 from gradweight.rules import MGDA, AngleBisector, GradDrop, UPGrad
 
+pytestmark = pytest.mark.usefixtures("double")
+
 
 def conv():
     net = nn.Sequential(nn.Conv2d(1, 3, 3), nn.GroupNorm(1, 3), nn.ReLU(), nn.Flatten(), nn.Linear(12, 3))
@@ -90,14 +92,6 @@ def test_what_torch_vectorises_wrongly_is_an_error():
     a, b = Forgets.apply(w).sum(1)[:2]
     with pytest.raises(RuntimeError, match="could not vectorise"):
         streamed_gram({"a": a, "b": b}, [w], None)
-
-
-@pytest.fixture(autouse=True)
-def double():
-    torch.set_default_dtype(torch.float64)
-    torch.manual_seed(0)
-    yield
-    torch.set_default_dtype(torch.float32)
 
 
 @pytest.mark.parametrize("problem", [conv, twice, heads, apart, complex_entries])

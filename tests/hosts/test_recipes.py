@@ -244,6 +244,7 @@ def equations(residuals: Tensor) -> dict[str, Tensor]:
     return {"u": residuals[:, 0].square().mean(), "v": 30 * residuals[:, 1].square().mean()}
 
 
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("batches_a_step", [1, 2])
 def test_neurodiffeq(batches_a_step: int) -> None:
     """Its solvers hand the residuals of all equations to one function, and go backward from what that returns.
