@@ -28,18 +28,13 @@ the clock on a GPU, where several runs share it with `--workers` and slow each o
 from __future__ import annotations
 
 import argparse
-import functools
 import json
 import math
-import multiprocessing
 import os
-import signal
 import time
-from collections.abc import Callable, Iterator
-from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,14 +42,13 @@ from tqdm import tqdm
 
 from benchmarks.folders import add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
-from benchmarks.studies.images.classifier import METRICS, Judge, trained
-from benchmarks.studies.images.datasets import DATASETS, Images
+from benchmarks.studies.images.classifier import METRICS
+from benchmarks.studies.images.datasets import DATASETS
 from benchmarks.studies.images.models import NOISE, SETTINGS, networks
 from benchmarks.studies.images.report import LABELS, Row, draw, draw_samples, finished, read, report, summarise
 from benchmarks.studies.images.sizes import Size, add_size_arguments, size_of
 from benchmarks.studies.images.training import DEFAULT, METHODS, average_of, sample, to_bytes, train
-
-J = TypeVar("J")
+from benchmarks.studies.images.workers import append_row, data_and_judge, is_stopping, loaded, now, run_all
 
 COLUMNS = ("network", "method", "seed", "step", "seconds", *METRICS)
 
@@ -99,58 +93,13 @@ def run(job: Job) -> Job | None:
         if step in looks:
             spent += now(device) - start
             fake = sample(sampled, fixed)
-            write(job, step, spent, judge(fake))
+            append_row(job.out / "runs.csv", (job.network, job.method, job.seed), step, spent, judge(fake))
             if step == steps and job.drawn:
                 np.save(job.out / f"samples-{job.network}-{job.method}.npy", to_bytes(fake[:12]))
             start = now(device)
         if time.time() > job.deadline or is_stopping():
             return None
     return job
-
-
-@functools.cache
-def loaded(dataset: str, folder: Path | None) -> Images:
-    """Once for a process."""
-    return DATASETS[dataset](folder)
-
-
-@functools.cache
-def data_and_judge(dataset: str, folder: Path | None, out: Path, device: str) -> tuple[Images, Judge]:
-    """Once for all runs of a process."""
-    images = loaded(dataset, folder)
-    return images, Judge(images, trained(images, out / "classifier.pt", device=device), device)
-
-
-def is_stopping() -> bool:
-    """Whether this process is a worker that has been told to stop."""
-    return stopping is not None and bool(stopping.is_set())
-
-
-def now(device: str) -> float:
-    """Seconds of the processor, or of the clock where a GPU does the work."""
-    if device == "cpu":
-        return time.process_time()
-    torch.cuda.synchronize()
-    return time.perf_counter()
-
-
-def write(job: Job, step: int, seconds: float, metrics: dict[str, float]) -> None:
-    """Append one row; a single short write, so that rows of several processes do not mix."""
-    values = [f"{metrics[name]:.6g}" for name in METRICS]
-    row = ",".join([job.network, job.method, str(job.seed), str(step), f"{seconds:.3f}", *values]) + "\n"
-    file = os.open(job.out / "runs.csv", os.O_WRONLY | os.O_APPEND)
-    os.write(file, row.encode())
-    os.close(file)
-
-
-stopping: Any = None
-"""In a worker, the event by which it is told to stop."""
-
-
-def start_worker(stop: Any) -> None:
-    global stopping
-    stopping = stop
-    torch.set_num_threads(1)  # the runs are what is parallel
 
 
 # ---- the command
@@ -199,7 +148,7 @@ def main(words: list[str] | None = None) -> None:
     ]
     begin = time.perf_counter()
     try:
-        for job in tqdm(run_all(jobs, workers), total=len(jobs), unit="run", desc="training"):
+        for job in tqdm(run_all(run, jobs, workers), total=len(jobs), unit="run", desc="training"):
             if job is not None:
                 tqdm.write(f"{LABELS[job.network]:>8} {job.method:<6} seed {job.seed}")
     except KeyboardInterrupt:
@@ -246,27 +195,6 @@ def resume(out: Path, settings: dict[str, Any], size: Size, fresh: bool) -> list
     kept.write_text("\n".join([",".join(COLUMNS), *lines]) + "\n")
     file.write_text(json.dumps(settings) + "\n")
     return rows
-
-
-def run_all(jobs: list[J], workers: int, run: Callable[[J], J | None] = run) -> Iterator[J | None]:  # type: ignore[assignment]
-    """Every job, in as many processes as asked for, in the order in which they end."""
-    if workers == 1 or len(jobs) < 2:
-        yield from map(run, jobs)
-        return
-    context = multiprocessing.get_context("spawn")
-    stop = context.Event()
-    with ProcessPoolExecutor(min(workers, len(jobs)), context, start_worker, (stop,)) as pool:
-        # the workers inherit that they ignore Ctrl-C: it is for this process, and one that took it would go on with
-        # the next job that lies in its queue
-        handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
-        futures = [pool.submit(run, job) for job in jobs]
-        signal.signal(signal.SIGINT, handler)
-        try:
-            for future in as_completed(futures):
-                yield future.result()
-        finally:
-            stop.set()
-            pool.shutdown(cancel_futures=True)
 
 
 if __name__ == "__main__":

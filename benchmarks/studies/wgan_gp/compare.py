@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import argparse
 import csv
-import functools
 import json
 import math
 import os
@@ -40,12 +39,15 @@ from tqdm import tqdm
 
 from benchmarks.folders import add_output_arguments, publish, working_folder
 from benchmarks.record import machine_record
-from benchmarks.studies.images.classifier import METRICS, Judge, trained
-from benchmarks.studies.images.compare import is_stopping, now, run_all
+from benchmarks.studies.images.classifier import METRICS
 from benchmarks.studies.images.datasets import DATASETS
+from benchmarks.studies.images.workers import append_row, data_and_judge, is_stopping, now, run_all
 from benchmarks.studies.wgan_gp.networks import NOISE, networks
 from benchmarks.studies.wgan_gp.report import Row, draw, report, summarise
 from benchmarks.studies.wgan_gp.training import METHODS, sample, train
+
+EPOCHS = 8
+"""Of the judge's classifier, which has a fifteenth of Fashion-MNIST's images to learn from."""
 
 COLUMNS = ("method", "seed", "step", "seconds", *METRICS)
 
@@ -83,17 +85,10 @@ class Job:
     deadline: float
 
 
-@functools.cache
-def _judge(dataset: str, folder: Path | None, out: Path, device: str) -> tuple[torch.Tensor, Judge]:
-    images = DATASETS[dataset](folder)
-    return images.samples.to(device), Judge(
-        images, trained(images, out / "classifier.pt", epochs=8, device=device), device
-    )
-
-
 def run(job: Job) -> Job | None:
     """Train one GAN in this process, writing a row at each look; None if it was stopped before the end."""
-    data, judge = _judge(job.dataset, job.data, job.out, job.device)
+    images, judge = data_and_judge(job.dataset, job.data, job.out, job.device, epochs=EPOCHS)
+    data = images.samples.to(job.device)
     size = job.size
     torch.manual_seed(job.seed)
     generator, critic = (net.to(job.device) for net in networks(size.width, data.shape[-1]))
@@ -104,11 +99,7 @@ def run(job: Job) -> Job | None:
         if step in looks:
             spent += now(job.device) - start
             metrics = judge(sample(generator, fixed))
-            values = [job.method, job.seed, step, f"{spent:.3f}", *(f"{metrics[name]:.6g}" for name in METRICS)]
-            with (job.out / "runs.csv").open(
-                "a", newline=""
-            ) as file:  # one short write, which does not mix with others
-                csv.writer(file).writerow(values)
+            append_row(job.out / "runs.csv", (f'"{job.method}"', job.seed), step, spent, metrics)
             start = now(job.device)
         if time.time() > job.deadline or is_stopping():
             return None
@@ -158,7 +149,7 @@ def main(words: list[str] | None = None) -> None:
     if kept.exists() and json.loads(kept.read_text())["settings"] != settings:
         parser.error(f"{out} holds runs of another setting: take --out FOLDER")
     try:
-        _, judge = _judge(arguments.dataset, arguments.data, out, arguments.device)
+        _, judge = data_and_judge(arguments.dataset, arguments.data, out, arguments.device, epochs=EPOCHS)
     except FileNotFoundError as missing:
         parser.error(str(missing))
     done = {(r["method"], r["seed"]) for r in finished(out, size)}
@@ -172,7 +163,7 @@ def main(words: list[str] | None = None) -> None:
         if (m, s) not in done
     ]
     try:
-        for job in tqdm(run_all(jobs, workers, run), total=len(jobs), unit="run", desc="training"):
+        for job in tqdm(run_all(run, jobs, workers), total=len(jobs), unit="run", desc="training"):
             if job is not None:
                 tqdm.write(f"{job.method:<20} seed {job.seed}")
     except KeyboardInterrupt:

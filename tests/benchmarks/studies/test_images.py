@@ -20,6 +20,7 @@ from benchmarks.studies.images.datasets import fashion_mnist, to_unit
 from benchmarks.studies.images.models import NOISE, SETTINGS, Setting, dcgan, networks
 from benchmarks.studies.images.sizes import SIZES
 from benchmarks.studies.images.training import METHODS, average_of, train
+from benchmarks.studies.images.workers import run_all
 
 # ---- networks and training
 
@@ -183,7 +184,7 @@ def test_who_leaves_does_not_wait_for_the_runs_that_have_begun(folder: Path, tmp
         for seed, some in enumerate([size, *[endless] * 4])
     ]
     image_study.resume(tmp_path, {}, size, fresh=False)
-    runs = image_study.run_all(jobs, 2)
+    runs = run_all(image_study.run, jobs, 2)
     assert next(runs) == jobs[0]
     runs.close()  # as Ctrl-C does
     assert time.time() < deadline
